@@ -1,0 +1,413 @@
+"""Typed, frozen configuration of one whole run: what a thing is, and (in `Resources` alone) where it runs.
+
+Every stage has its section; a stage's fingerprint is made of its sections and its inputs' fingerprints, never of `Resources`.
+`build` reads a recipe's overrides (a YAML file, then `key.sub=value` words) and refuses unknown keys and wrong types in one sentence.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from ccray.interfaces import Refused
+from ccray.licenses import Policy
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+
+
+class Config(BaseModel):
+    """Frozen, keyword-only, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ColumnMap(Config):
+    """Where a table keeps what we need; None = look for the common names (`data/sources/table.py` lists them)."""
+
+    image: str | None = None
+    url: str | None = None
+    id: str | None = None
+    license: str | None = None
+    creator: str | None = None
+    creator_url: str | None = None
+    title: str | None = None
+    alt_text: str | None = None
+    source_url: str | None = None
+
+
+class ShapesSource(Config):
+    """The drawn world as a source of images."""
+
+    count: int = Field(4096, ge=1)
+    seed: int = Field(0, ge=0, lt=1_000_000)  # larger seeds belong to the teachers
+    size_px: int = Field(32, ge=16)
+
+
+class Download(Config):
+    """Bounds of one HTTP download."""
+
+    timeout_seconds: float = Field(30.0, gt=0)
+    max_redirects: int = Field(5, ge=0)
+    allow_private_hosts: bool = False  # loopback, private and link-local addresses
+
+
+class CatalogConfig(Config):
+    """Which images may be used."""
+
+    source: str = "shapes"  # shapes | folder:PATH | table:FILE
+    policy: Policy = "commercial"
+    license: str | None = None  # declared for a whole folder: an SPDX id or deed URL
+    columns: ColumnMap = ColumnMap()
+    shapes: ShapesSource = ShapesSource()
+    download: Download = Download()
+    limit: int | None = Field(None, ge=1)
+    rows_per_shard: int = Field(2048, ge=1)
+    min_size_px: int = Field(16, ge=1)  # shorter side
+    max_size_px: int = Field(20_000, ge=1)  # longer side
+    max_pixels: int = Field(100_000_000, ge=1)
+    max_bytes: int = Field(100_000_000, ge=1)
+    validation_fraction: Fraction = 0.02
+    split_seed: int = 0
+
+
+class CaptionConfig(Config):
+    """The captioner: any Blip2ForConditionalGeneration folder or hub name."""
+
+    captioner: Slug = "shapes-blip2"
+    model: str = "shapes:captioner"
+    prompt: str = ""
+    language: str = "en"
+    precision: Precision = "fp32"
+    crop_px: int | None = Field(None, ge=16)  # centre square, at most this side; None = the whole picture as it is
+    batch_size: int = Field(64, ge=1)  # also the width to which every batch is padded
+    max_new_tokens: int = Field(24, ge=1)
+    min_new_tokens: int = Field(0, ge=0)
+    num_beams: int = Field(1, ge=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    length_penalty: float = 1.0
+
+
+class EncodeConfig(Config):
+    """The VAE and the size at which images become latents."""
+
+    vae: Slug = "shapes-kl"
+    model: str = "shapes:vae"
+    subfolder: str | None = None
+    size_px: int = Field(32, ge=8)  # square, centre crop
+    precision: Precision = "fp32"
+    store_std: bool = True
+    batch_size: int = Field(64, ge=1)
+
+
+class TextConfig(Config):
+    """The frozen text encoder, run beside training."""
+
+    encoder: Slug = "shapes-clip"
+    model: str = "shapes:text"
+    subfolder: str | None = None
+    tokenizer_subfolder: str | None = None
+    max_tokens: int = Field(24, ge=1)
+    width: int = Field(96, ge=1)  # of a token's feature
+    layer: int = -1  # hidden state taken; -1 = the last, after the final norm
+    precision: Precision = "fp32"
+
+
+class UNetConfig(Config):
+    """A diffusers UNet2DConditionModel."""
+
+    kind: Literal["unet"] = "unet"
+    sample_size: int
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int = 2
+    down_block_types: tuple[str, ...]
+    up_block_types: tuple[str, ...]
+    cross_attention_dim: int
+    attention_head_dim: int | tuple[int, ...]  # diffusers' name for the number of heads
+    transformer_layers_per_block: int | tuple[int, ...] = 1
+    use_linear_projection: bool = False
+    norm_num_groups: int = 32
+
+
+class DiTConfig(Config):
+    """A diffusers PixArtTransformer2DModel."""
+
+    kind: Literal["pixart"] = "pixart"
+    sample_size: int
+    in_channels: int = 4
+    out_channels: int = 4
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+    cross_attention_dim: int
+    caption_channels: int
+    patch_size: int = 2
+    interpolation_scale: float = 1.0
+    use_additional_conditions: bool = False
+
+
+Denoiser = Annotated[UNetConfig | DiTConfig, Field(discriminator="kind")]
+
+
+class ObjectiveConfig(Config):
+    """What the denoiser learns to predict, and at which noise levels."""
+
+    kind: Literal["epsilon", "v", "flow"] = "flow"
+    learned_sigma: bool = False  # out_channels = 2 x in_channels, with the variational bound of Improved DDPM
+    beta_schedule: Literal["linear", "scaled_linear"] = "scaled_linear"  # epsilon and v
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    num_train_timesteps: int = 1000
+    timestep_density: Literal["uniform", "logit_normal"] = "uniform"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    flow_shift: float = 1.0
+
+
+class TrainConfig(Config):
+    """The run: order, length, optimizer, average, cadence."""
+
+    name: Slug = "main"
+    policy: Policy | None = None  # may be stricter than the catalog's
+    start_from: str | None = None  # a diffusers folder or hub name of a supported family
+    seed: int = 0
+    steps: int = Field(1000, ge=1)
+    global_batch_size: int = Field(64, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1)  # rows at once on a rank; None = the rank's whole slice
+    learning_rate: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.01
+    warmup_steps: int = Field(100, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: float | None = Field(1.0, gt=0)
+    caption_dropout: Fraction = 0.1
+    ema_decay: Fraction = 0.99
+    ema_start_step: int = Field(0, ge=0)
+    precision: Precision = "fp32"  # of the forward pass; stored weights stay fp32 (fp64 under fp64)
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    window_shards: int = Field(8, ge=1)  # shards shuffled together
+    checkpoint_every: int = Field(200, ge=1)  # steps
+    keep_checkpoints: int = Field(2, ge=1)
+    sample_every: int = Field(200, ge=1)
+    log_every: int = Field(10, ge=1)
+    sample_prompts: tuple[str, ...] = ()
+
+
+class EvaluateConfig(Config):
+    """Prompts, how they are drawn, and what the pictures are compared with."""
+
+    prompts: str | None = None  # JSONL or TSV: id, prompt, language, category; None = the recipe's own (held-out scenes of the shapes world)
+    count: int = Field(256, ge=1)  # of the shapes world's own prompts
+    seed: int = 0
+    steps: int = Field(20, ge=1)
+    guidance: float = Field(3.0, ge=0)
+    batch_size: int = Field(32, ge=1)
+    features: str = "shapes:captioner"  # folder or hub name whose vision tower gives the features of the distances
+    reference_images: int = Field(1024, ge=2)
+
+
+class PublishConfig(Config):
+    """The published model folder and its card."""
+
+    model_license: str = "Apache-2.0"
+    description: str = ""
+    default_steps: int = Field(20, ge=1)
+    default_guidance: float = Field(3.0, ge=0)
+
+
+class ServeConfig(Config):
+    """Bounds of the endpoint."""
+
+    width: int = Field(4, ge=1)  # pictures drawn together: the fixed batch width
+    max_images: int = Field(10, ge=1)
+    max_steps: int = Field(100, ge=1)
+    max_prompt_characters: int = Field(32_000, ge=1)
+
+
+class ActorResources(Config):
+    """One pool of model actors and the CPU tasks beside it."""
+
+    min_actors: int = Field(1, ge=1)
+    max_actors: int = Field(1, ge=1)
+    cpus: float = Field(1, ge=0)
+    gpus: float = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)  # torch threads of one actor; None = the machine's cores over max_actors
+    label_selector: dict[str, str] = {}
+    rows_per_block: int = Field(256, ge=1)  # at most this many rows of one actor are redone after a kill
+
+
+class TrainResources(Config):
+    workers: int = Field(1, ge=1)
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
+    label_selector: dict[str, str] = {}
+    max_failures: int = 3
+
+
+class ServeResources(Config):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    cpus: float = Field(1, ge=0)
+    gpus: float = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
+    label_selector: dict[str, str] = {}
+
+
+class Resources(Config):
+    """Where the stages run; no part of any fingerprint."""
+
+    catalog: ActorResources = ActorResources(max_actors=2)
+    caption: ActorResources = ActorResources()
+    encode: ActorResources = ActorResources()
+    train: TrainResources = TrainResources()
+    evaluate: ActorResources = ActorResources(rows_per_block=32)
+    serve: ServeResources = ServeResources()
+
+
+class Recipe(Config):
+    """One complete configuration of the corridor."""
+
+    name: Slug
+    catalog: CatalogConfig
+    caption: CaptionConfig
+    encode: EncodeConfig
+    text: TextConfig
+    denoiser: Denoiser
+    objective: ObjectiveConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    publish: PublishConfig = PublishConfig()
+    serve: ServeConfig = ServeConfig()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Recipe":
+        if self.train.start_from is not None:  # the folder brings denoiser, text encoder and objective
+            return self
+        width = self.denoiser.cross_attention_dim if self.denoiser.kind == "unet" else self.denoiser.caption_channels
+        if width != self.text.width:
+            raise ValueError(f"the denoiser takes text features {width} wide, but text.width is {self.text.width}")
+        outputs = self.denoiser.in_channels * (2 if self.objective.learned_sigma else 1)
+        if self.denoiser.out_channels != outputs:
+            raise ValueError(f"denoiser.out_channels is {self.denoiser.out_channels}, but the objective needs {outputs}")
+        return self
+
+
+# The sections of the recipe that make up each stage's identity.
+STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
+    "catalog": ("catalog",),
+    "caption": ("caption",),
+    "encode": ("encode",),
+    "train": ("text", "denoiser", "objective", "train"),
+    "evaluate": ("evaluate",),
+    "publish": ("publish",),
+}
+STAGES = (*STAGE_SECTIONS, "serve")
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def stage_config(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """The part of a recipe that decides what a stage writes, as plain JSON values."""
+    return {section: getattr(recipe, section).model_dump(mode="json") for section in STAGE_SECTIONS[stage]}
+
+
+def fingerprint(config: dict[str, Any], inputs: dict[str, str]) -> str:
+    """16 hex digits that name a stage's configuration together with its inputs' fingerprints."""
+    canonical = json.dumps({"config": config, "inputs": inputs}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `section.key: value`."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def build(recipe: Recipe, overrides: Sequence[str] = (), file_text: str | None = None) -> Recipe:
+    """`recipe` with a YAML file's settings, then `key.sub=value` words, laid over it.
+
+    Raises:
+        Refused: on an unknown key or a value that does not fit, naming key, value and what was expected.
+    """
+    values = recipe.model_dump()
+    if file_text is not None:
+        _merge(values, _yaml(file_text, "the configuration file"), "")
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise Refused(f"{word!r} is not an override: expected key.sub=value, such as train.steps=100")
+        nested: Any = _yaml_value(text)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        _merge(values, nested, "")
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise Refused(_sentence(error)) from None
+
+
+def _yaml(text: str, what: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Refused(f"{what} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise Refused(f"{what} holds {type(values).__name__}, expected sections such as `train: {{steps: 100}}`")
+    return values
+
+
+def _yaml_value(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str) and "e" in text.lower():  # YAML 1.1 reads 1e-3 as a word
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return value
+
+
+# Sections whose own keys are free: replaced as a whole.
+FREE = {"label_selector"}
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any], prefix: str) -> None:
+    for key, change in changes.items():
+        if key not in values:
+            raise Refused(f"unknown key {prefix}{key}: expected one of {', '.join(map(str, values))}")
+        if isinstance(values[key], dict) and key not in FREE:
+            if not isinstance(change, dict):
+                raise Refused(f"{prefix}{key} is a section, not a value: got {change!r}, expected one of {', '.join(values[key])} below it")
+            if key == "denoiser" and change.get("kind", values[key]["kind"]) != values[key]["kind"]:
+                values[key] = change
+                continue
+            _merge(values[key], change, f"{prefix}{key}.")
+        else:
+            values[key] = change
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the recipe"
+    if first["type"] == "value_error":
+        return f"{place}: {first['ctx']['error']}"
+    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

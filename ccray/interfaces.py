@@ -1,0 +1,119 @@
+"""The small Protocols by which rooms of one floor meet, and the two ways a run ends badly.
+
+A stage builds objects of one room and passes them to another, typed by what stands here; neither room imports the other.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]  # column name -> one entry a row
+
+
+class Refused(Exception):
+    """Bad input, found before any write: exit code 2. The message names the key, the value and what was expected."""
+
+
+class Failed(Exception):
+    """A run that started and cannot be finished: exit code 1. The message says what happened and what to do."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption with its mean log-probability a token (nan when the decoder does not give it)."""
+
+    text: str
+    mean_logprob: float
+
+
+class Captioner(Protocol):
+    """A model that describes pictures."""
+
+    def caption(self, images: Sequence[np.ndarray]) -> list[Caption]:
+        """Describe each image (uint8, H W 3); the answer has the order of `images`."""
+        ...
+
+
+class Encoder(Protocol):
+    """A variational autoencoder's encoder."""
+
+    def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (uint8, N H W 3) to the raw posterior's mean and std (float32, N C h w each)."""
+        ...
+
+
+class Worker(Protocol):
+    """What a stage hands to Ray: a plain callable, batch -> batch of as many rows."""
+
+    def __call__(self, batch: Batch) -> Batch: ...
+
+
+class Tracker(Protocol):
+    """Where a training run writes its curves and pictures."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+
+    def images(self, step: int, name: str, grid: np.ndarray) -> None:
+        """One picture (uint8, H W 3), usually a grid of samples."""
+        ...
+
+
+class Runtime(Protocol):
+    """All that the training loop knows of where it runs. `report` and `deadline` are barriers: every rank, the same steps."""
+
+    device: str  # "cpu", "cuda:0"
+    rank: int
+    world_size: int
+
+    def latest(self) -> AbstractContextManager[Path | None]:
+        """A local directory with the newest checkpoint, or None on a fresh start."""
+        ...
+
+    def report(self, metrics: dict[str, float], directory: Path | None) -> None:
+        """Publish metrics and, when `directory` is given, this rank's part of a checkpoint (moved away from there)."""
+        ...
+
+    def deadline(self) -> float | None:
+        """Unix seconds at which this machine goes away, or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One picture to draw. `steps` and `guidance` of None mean the model's own defaults."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What an endpoint says of one model. Where a foreign folder does not tell, the text says so."""
+
+    id: str
+    created: int  # Unix seconds
+    owned_by: str
+    license: str
+    provenance: str
+    size_px: int
+    default_steps: int
+    default_guidance: float
+
+
+class Engine(Protocol):
+    """Prompt -> picture, for one or more models, asynchronous because it may sit behind a network."""
+
+    async def models(self) -> list[ModelInfo]: ...
+
+    async def generate(self, model: str, requests: Sequence[GenerationRequest]) -> list[np.ndarray]:
+        """One picture (uint8, H W 3) a request, in the order of `requests`."""
+        ...

@@ -1,0 +1,152 @@
+"""Every door's columns, declared once.
+
+*raw* latents are the VAE posterior's mean and std, unscaled; *final* latents, which the denoiser sees, are never stored.
+A key is the first 8 bytes of the sha256 of the bytes as received, big-endian: int64 in Parquet, 16 hex digits wherever people see it.
+"""
+
+import hashlib
+
+import pyarrow as pa
+
+# listing/: what a source offers, before any byte is fetched. Rows are ordered by row_id inside a shard.
+LISTING = pa.schema(
+    [
+        ("row_id", pa.int64()),  # hash of (source, the source's own id)
+        ("shard", pa.int32()),
+        ("source", pa.string()),  # "shapes", "folder", "table"
+        ("source_ref", pa.string()),  # the source's own id: file name, row, URL; what rejects/ and people see
+        ("locator", pa.string()),  # how to fetch: "file:PATH", "url:URL", "row:FILE#N", "scene:SEED/INDEX"
+        ("license_text", pa.string()),  # as the source states it; null when it states nothing
+        ("license_basis", pa.string()),  # "source record", "declared"
+        ("license_seen_at", pa.timestamp("us", tz="UTC")),
+        ("creator", pa.string()),
+        ("creator_url", pa.string()),
+        ("title", pa.string()),
+        ("alt_text", pa.string()),
+        ("source_url", pa.string()),  # the page where people find the image
+    ]
+)
+
+# images/: one row for each listed row, sorted by key (fetched rows first); `reason` says why there are no bytes.
+IMAGES = pa.schema(
+    [
+        ("row_id", pa.int64()),
+        ("shard", pa.int32()),
+        ("key", pa.int64()),
+        ("sha256", pa.string()),
+        ("image", pa.large_binary()),  # the bytes as received
+        ("format", pa.string()),  # Pillow's name: "JPEG", "PNG"
+        ("width", pa.int32()),  # pixels, after EXIF orientation
+        ("height", pa.int32()),
+        ("reason", pa.string()),  # null when the image was fetched and decodes
+        ("detail", pa.string()),
+    ]
+)
+
+# catalog/: the images we may use, one row a key, sorted by key inside a shard.
+CATALOG = pa.schema(
+    [
+        ("key", pa.int64()),
+        ("sha256", pa.string()),
+        ("shard", pa.int32()),
+        ("row_id", pa.int64()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("license", pa.string()),  # SPDX id
+        ("license_url", pa.string()),
+        ("license_basis", pa.string()),
+        ("license_seen_at", pa.timestamp("us", tz="UTC")),
+        ("commercial", pa.bool_()),
+        ("derivatives", pa.bool_()),
+        ("share_alike", pa.bool_()),
+        ("attribution", pa.bool_()),
+        ("creator", pa.string()),
+        ("creator_url", pa.string()),
+        ("title", pa.string()),
+        ("alt_text", pa.string()),
+        ("source", pa.string()),
+        ("source_ref", pa.string()),
+        ("source_url", pa.string()),
+        ("phash", pa.int64()),  # null until near-duplicate search runs
+        ("duplicate_group", pa.int64()),  # the key that stands for its group
+        ("split", pa.string()),  # "train" or "validation"
+    ]
+)
+
+# rejects/: what we may not use, and why.
+REJECTS = pa.schema([("row_id", pa.int64()), ("shard", pa.int32()), ("source_ref", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+
+# captions/<captioner>/
+CAPTIONS = pa.schema(
+    [
+        ("key", pa.int64()),
+        ("shard", pa.int32()),
+        ("caption", pa.string()),  # null when status is not "ok"
+        ("language", pa.string()),  # BCP 47
+        ("prompt", pa.string()),
+        ("mean_logprob", pa.float32()),
+        ("status", pa.string()),  # "ok" or what went wrong
+    ]
+)
+
+# latents/<vae>-<size>px/; file metadata: vae, scaling_factor, shift_factor. Arrays are C h w, flattened in C order.
+LATENTS = pa.schema(
+    [
+        ("key", pa.int64()),
+        ("shard", pa.int32()),
+        ("latent_mean", pa.list_(pa.float16())),  # raw
+        ("latent_std", pa.list_(pa.float16())),  # raw; null when only the mean is kept
+        ("latent_shape", pa.list_(pa.int32())),  # [C, h, w]; null with a status other than "ok"
+        ("crop", pa.list_(pa.int32())),  # [left, top, width, height] in pixels of the oriented original
+        ("original_size", pa.list_(pa.int32())),  # [width, height] in pixels
+        ("status", pa.string()),
+    ]
+)
+
+# checkpoints/<name>/<step>/seen.parquet: the images a checkpoint has seen, and how often.
+SEEN = pa.schema([("key", pa.int64()), ("times", pa.int64())])
+
+# evaluation/prompts/ and evaluation/samples/<model>/
+PROMPTS = pa.schema(
+    [
+        ("key", pa.int64()),  # hash of the prompt's id
+        ("shard", pa.int32()),
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("language", pa.string()),
+        ("category", pa.string()),
+        ("seed", pa.int64()),  # of the noise
+    ]
+)
+SAMPLES = pa.schema([*PROMPTS, ("path", pa.string()), ("sha256", pa.string())])
+
+# published/model/attribution.parquet
+ATTRIBUTION = pa.schema(
+    [
+        ("key", pa.string()),  # 16 hex digits
+        ("title", pa.string()),
+        ("creator", pa.string()),
+        ("creator_url", pa.string()),
+        ("source_url", pa.string()),
+        ("license", pa.string()),
+        ("license_url", pa.string()),
+        ("sha256", pa.string()),
+        ("times_seen", pa.int64()),
+    ]
+)
+
+
+def key_of(data: bytes) -> int:
+    """The key of an image's bytes as received: the first 8 bytes of their sha256 as a signed int64."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
+
+
+def hex_key(key: int) -> str:
+    """A key as people see it: 16 hex digits, the beginning of the image's sha256."""
+    return (key % 2**64).to_bytes(8, "big").hex()
+
+
+def id_of(*parts: str) -> int:
+    """A stable int64 of some text, for `row_id` and prompt keys."""
+    return key_of("\x1f".join(parts).encode())

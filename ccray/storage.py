@@ -1,0 +1,464 @@
+"""One way to a run's files, on a local disk or an object store; sealed shards, manifests, leases.
+
+Everything lives under a *root*. A stage owns one directory there; its `manifest.json` says which configuration and inputs made it and
+whether it is finished. All writes are atomic: a reader sees a whole file or none. Nothing here imports Ray or torch.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from ccray.config import STAGE_SECTIONS, Recipe, fingerprint, flatten, stage_config
+from ccray.interfaces import Failed, Refused
+
+MANIFEST = "manifest.json"
+LEASE = "lease.json"
+HEARTBEAT_SECONDS = 15
+LEASE_SECONDS = 60  # a lease whose heart has not beaten for so long is void
+BUILT_IN = "shapes:"  # model references into the package itself
+BUILT_IN_FOLDER = Path(__file__).parent / "shapes" / "weights"
+
+# Which stages a stage reads.
+INPUTS: dict[str, tuple[str, ...]] = {
+    "catalog": (),
+    "caption": ("catalog",),
+    "encode": ("catalog",),
+    "train": ("catalog", "caption", "encode"),
+    "evaluate": ("catalog", "caption", "train"),
+    "publish": ("catalog", "caption", "encode", "train"),
+}
+
+
+class Root:
+    """The URI a run lives under: a local path or `s3://bucket/prefix`. Paths given to its methods are relative to it.
+
+    S3 takes its credentials and `AWS_ENDPOINT_URL` from the environment, as boto3 does.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Raises:
+        Refused: when the scheme is not one we read.
+        """
+        self.is_local = "://" not in uri
+        if self.is_local:
+            self.uri = str(Path(uri).expanduser().absolute())
+            self._base = self.uri
+        elif uri.startswith("s3://") and len(uri) > len("s3://"):
+            self.uri = uri.rstrip("/")
+            self._base = self.uri.removeprefix("s3://")
+        else:
+            raise Refused(f"--root {uri!r} cannot be used: expected a path or s3://bucket/prefix")
+
+    @cached_property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system to which `path` belongs."""
+        if self.is_local:
+            return pafs.LocalFileSystem()
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return pafs.S3FileSystem(endpoint_override=endpoint, region=region or ("us-east-1" if endpoint else None))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "filesystem"}
+
+    def path(self, relative: str = "") -> str:
+        """The path of a file for `filesystem`: absolute on a local disk, bucket/key on S3."""
+        return f"{self._base}/{relative}" if relative else self._base
+
+    def check_writable(self) -> None:
+        """Raises:
+        Refused: when the root cannot be read or written.
+        """
+        try:
+            if self.is_local:
+                folder = next(p for p in (Path(self.uri), *Path(self.uri).parents) if p.exists())
+                if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                    raise Refused(f"--root {self.uri} cannot be written: {folder} is not a folder that this user may read and write")
+            else:
+                self.filesystem.get_file_info(self.path())
+        except OSError as error:
+            raise Refused(f"--root {self.uri} cannot be read: {error}") from None
+
+    def exists(self, relative: str) -> bool:
+        return self.filesystem.get_file_info(self.path(relative)).type != pafs.FileType.NotFound
+
+    def names(self, relative: str) -> list[str]:
+        """Names directly inside a directory, sorted; empty when there is none."""
+        selector = pafs.FileSelector(self.path(relative), allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def files(self, relative: str) -> list[str]:
+        """Files anywhere below a directory, relative to the root, sorted."""
+        selector = pafs.FileSelector(self.path(relative), recursive=True, allow_not_found=True)
+        found = (info.path for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File)
+        return sorted(path.removeprefix(self._base + "/") for path in found)
+
+    def read(self, relative: str) -> bytes:
+        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+            return stream.read()
+
+    def write(self, relative: str, data: bytes) -> None:
+        """Write a whole file in one atomic step."""
+        if not self.is_local:
+            with self.filesystem.open_output_stream(self.path(relative)) as stream:
+                stream.write(data)
+            return
+        target = Path(self.path(relative))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+
+    def create(self, relative: str, data: bytes) -> bool:
+        """Write a file only if there is none; False when another was first."""
+        if not self.is_local:
+            return self._create_s3(relative, data)
+        target = Path(self.path(relative))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        draft.write_bytes(data)
+        try:
+            os.link(draft, target)  # fails when the target exists; the name appears with its content
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+        return True
+
+    def _create_s3(self, relative: str, data: bytes) -> bool:
+        import boto3  # type: ignore[import-untyped]
+        from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
+        bucket, _, key = self.path(relative).partition("/")
+        try:
+            boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+                return False
+            raise
+        return True
+
+    def delete(self, relative: str) -> None:
+        """Remove a file or a directory with all below it, if there."""
+        kind = self.filesystem.get_file_info(self.path(relative)).type
+        if kind == pafs.FileType.File:
+            self.filesystem.delete_file(self.path(relative))
+        elif kind == pafs.FileType.Directory:
+            self.filesystem.delete_dir(self.path(relative))
+
+    def read_json(self, relative: str) -> dict[str, Any]:
+        return cast(dict[str, Any], json.loads(self.read(relative)))
+
+    def write_json(self, relative: str, value: Any) -> None:
+        self.write(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_table(self, relative: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+        """One Parquet file; `filters` (pyarrow's) skip whole row groups where statistics allow."""
+        return pq.read_table(self.path(relative), columns=columns, filters=filters, filesystem=self.filesystem, partitioning=None)
+
+    def write_table(self, relative: str, table: pa.Table, row_group_rows: int = 4096) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", row_group_size=row_group_rows)
+        self.write(relative, sink.getvalue())
+
+    def local(self, relative: str, cache: Path) -> Path:
+        """A directory as local files: the place itself on a local disk, a copy below `cache` otherwise."""
+        if self.is_local:
+            return Path(self.path(relative))
+        target = cache / relative
+        for name in self.files(relative):
+            place = cache / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(self.read(name))
+        return target
+
+    def upload(self, folder: Path, relative: str) -> None:
+        """Put all files of a local folder below `relative`."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.write(f"{relative}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+def model_path(reference: str) -> str:
+    """A model reference as transformers and diffusers take it; `shapes:NAME` is a teacher shipped with the package."""
+    if reference.startswith(BUILT_IN):
+        return str(BUILT_IN_FOLDER / reference.removeprefix(BUILT_IN))
+    return reference
+
+
+def weights_digest(folder: str) -> str | None:
+    """sha256 of a model folder's safetensors files, 16 hex digits; None for a hub name that is not on this disk."""
+    files = sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:05d}.parquet"
+
+
+def sealed_shards(root: Root, directory: str) -> list[int]:
+    """Numbers of the shards whose sealed file exists, ascending."""
+    names = root.names(directory)
+    return [int(name[6:-8]) for name in names if name.startswith("shard-") and name.endswith(".parquet")]
+
+
+def seal(root: Root, directory: str, shard: int, table: pa.Table, schema: pa.Schema, id_column: str, row_group_rows: int = 4096) -> int:
+    """Drop doubles by id, sort by id, cast to the door's schema and write a shard in one atomic step; the number of rows."""
+    table = table.select(schema.names).cast(schema).sort_by(id_column)
+    ids = table.column(id_column).to_numpy()
+    if len(ids) > 1:
+        keep = [True, *(ids[1:] != ids[:-1])]
+        table = table.filter(pa.array(keep))
+    root.write_table(f"{directory}/{shard_name(shard)}", table.combine_chunks(), row_group_rows)
+    return table.num_rows
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one recipe under one root: where it writes and what identifies it."""
+
+    name: str
+    recipe: str
+    directory: str
+    config: dict[str, Any]
+    inputs: dict[str, str]  # stage -> fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.config, self.inputs)
+
+    @property
+    def staging(self) -> str:
+        """Where unfinished rows lie; readers never look there."""
+        return f"{self.directory}/.staging/{self.fingerprint}"
+
+
+def stage_of(recipe: Recipe, name: str) -> Stage:
+    """The stage as the recipe describes it, with the fingerprints of all it reads."""
+    directories = {
+        "catalog": "catalog",
+        "caption": f"captions/{recipe.caption.captioner}",
+        "encode": f"latents/{recipe.encode.vae}-{recipe.encode.size_px}px",
+        "train": f"checkpoints/{recipe.train.name}",
+        "evaluate": "evaluation",
+        "publish": "published",
+    }
+    inputs = {source: stage_of(recipe, source).fingerprint for source in INPUTS[name]}
+    return Stage(name, recipe.name, directories[name], stage_config(recipe, name), inputs)
+
+
+@dataclass
+class Manifest:
+    """What a stage's directory holds and what made it."""
+
+    stage: str
+    recipe: str
+    status: Literal["running", "finished"]
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    rows: int = 0
+    shards: dict[str, int] = field(default_factory=dict)  # file -> rows
+    counts: dict[str, int] = field(default_factory=dict)  # reject reasons and the like
+    facts: dict[str, Any] = field(default_factory=dict)  # what this stage alone knows: VAE scale, steps, metrics
+    versions: dict[str, str] = field(default_factory=dict)
+    started_at: str = ""
+    finished_at: str = ""
+
+
+def read_manifest(root: Root, directory: str) -> Manifest | None:
+    """The manifest of a directory, or None.
+
+    Raises:
+        Refused: when it is not one of ours.
+    """
+    path = f"{directory}/{MANIFEST}"
+    if not root.exists(path):
+        return None
+    try:
+        return Manifest(**root.read_json(path))
+    except (TypeError, ValueError) as error:
+        raise Refused(f"{root.path(path)} is not a manifest of ccray: {error}") from None
+
+
+def state(root: Root, stage: Stage) -> Literal["new", "resume", "finished"]:
+    """Whether this stage must start, continue, or is done.
+
+    Raises:
+        Refused: when the directory was made with another configuration or other inputs, with the first difference named.
+    """
+    manifest = read_manifest(root, stage.directory)
+    if manifest is None:
+        return "new"
+    if manifest.fingerprint != stage.fingerprint:
+        raise Refused(f"{difference(manifest, stage)} (in {root.path(stage.directory)}): use another --root, or remove that folder to make it anew")
+    return "finished" if manifest.status == "finished" else "resume"
+
+
+def difference(manifest: Manifest, stage: Stage) -> str:
+    """The first setting in which a directory and a stage differ, with both values."""
+    made, asked = flatten(manifest.config), flatten(stage.config)
+    for key in sorted(made.keys() | asked.keys()):
+        if made.get(key) != asked.get(key):
+            return f"{key} is {asked.get(key)!r}, but {stage.directory} was made with {made.get(key)!r}"
+    for name in sorted(stage.inputs):
+        if manifest.inputs.get(name) != stage.inputs[name]:
+            return f"{stage.directory} was made from another {name} ({manifest.inputs.get(name)}, now {stage.inputs[name]})"
+    return f"{stage.directory} was made by another stage, {manifest.stage}"
+
+
+def inputs(root: Root, recipe: Recipe, name: str) -> dict[str, Manifest]:
+    """The finished manifests of all that a stage reads.
+
+    Raises:
+        Refused: when one is missing, unfinished, or of another configuration.
+    """
+    found: dict[str, Manifest] = {}
+    for source in INPUTS[name]:
+        stage = stage_of(recipe, source)
+        if state(root, stage) != "finished":
+            raise Refused(f"{name} reads {root.path(stage.directory)}, which is not finished: run `ccray {source}` with the same recipe and root first")
+        manifest = read_manifest(root, stage.directory)
+        assert manifest is not None
+        found[source] = manifest
+    return found
+
+
+@contextmanager
+def running(root: Root, stage: Stage) -> Iterator[Manifest]:
+    """Hold the stage's lease and its `running` manifest; the body fills the manifest in, and a clean exit marks it finished."""
+    with lease(root, stage.directory):
+        manifest = read_manifest(root, stage.directory)
+        if manifest is None:
+            manifest = Manifest(stage.name, stage.recipe, "running", stage.fingerprint, stage.config, stage.inputs, started_at=now())
+            root.write_json(f"{stage.directory}/{MANIFEST}", manifest.__dict__)
+        yield manifest
+        manifest.status = "finished"
+        manifest.finished_at = now()
+        manifest.versions = {name: version(name) for name in ("ccray", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow")}
+        root.write_json(f"{stage.directory}/{MANIFEST}", manifest.__dict__)
+        root.delete(f"{stage.directory}/.staging")
+
+
+def now() -> str:
+    """This moment, UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def lease(root: Root, directory: str) -> Iterator[None]:
+    """Keep other runs off a directory: a file created conditionally, with an owner and a heartbeat.
+
+    Raises:
+        Refused: while another run that is alive holds it.
+    """
+    path = f"{directory}/{LEASE}"
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "run": uuid.uuid4().hex}
+    if not root.create(path, _beat(owner)):
+        _break_stale(root, path)
+        if not root.create(path, _beat(owner)):
+            raise Refused(f"{root.path(directory)} was taken by another run a moment ago: wait for it to end")
+    stop = threading.Event()
+    heart = threading.Thread(target=_heartbeat, args=(root, path, owner, stop), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        heart.join()
+        root.delete(path)
+
+
+def _beat(owner: dict[str, Any]) -> bytes:
+    return json.dumps(owner | {"time": time.time()}).encode()
+
+
+def _heartbeat(root: Root, path: str, owner: dict[str, Any], stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        root.write(path, _beat(owner))
+
+
+def _break_stale(root: Root, path: str) -> None:
+    try:
+        holder = root.read_json(path)
+    except (FileNotFoundError, ValueError):
+        return
+    age = time.time() - holder["time"]
+    here = holder["host"] == socket.gethostname()
+    if (here and not _alive(holder["pid"])) or age > LEASE_SECONDS:
+        root.delete(path)
+        return
+    raise Refused(
+        f"{root.path(path)} is held by process {holder['pid']} on {holder['host']} (last sign of life {age:.0f} s ago): "
+        f"wait for it to end, or stop it; {LEASE_SECONDS} s after its last sign of life the lease is void"
+    )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def stage_directories(root: Root) -> list[str]:
+    """Directories under the root that have a manifest, in the corridor's order."""
+    candidates = ["catalog"]
+    for parent in ("captions", "latents", "checkpoints"):
+        candidates += [f"{parent}/{name}" for name in root.names(parent)]
+    candidates += ["evaluation", "published"]
+    return [directory for directory in candidates if root.exists(f"{directory}/{MANIFEST}")]
+
+
+def adopt(root: Root, recipe: Recipe) -> Recipe:
+    """The recipe with the settings that this root was already made with, where the same recipe made it.
+
+    So `ccray caption` need not repeat the `--source` given to `ccray catalog`; settings given anew are compared, not adopted.
+    """
+    sections: dict[str, Any] = {}
+    for stage in STAGE_SECTIONS:
+        manifest = read_manifest(root, stage_of(recipe, stage).directory)
+        if manifest is not None and manifest.recipe == recipe.name and manifest.stage == stage:
+            sections |= manifest.config
+    return Recipe.model_validate(recipe.model_dump() | sections)
+
+
+def remove_local(folder: Path) -> None:
+    """Remove a local scratch folder, if there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_rows(what: str, rows_in: int, rows_out: int, cure: str) -> None:
+    """Raises:
+    Failed: when a stage did not seal as many rows as it read.
+    """
+    if rows_in != rows_out:
+        raise Failed(f"{what}: {rows_in} rows in, but {rows_out} rows sealed: {cure}")
