@@ -35,11 +35,11 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 READ_AT_PX = 32
-# Distances in RGB levels. Backgrounds lie at least 82 from each other and from every colour of a thing.
+# Distances in RGB levels. Backgrounds lie at least 110 from each other and from every colour of a thing.
 NEAR_BACKGROUND = 40.0
 NEAR_COLOUR = 75.0
 AWAY_FROM_BACKGROUND = 45.0
-# No colour comes nearer than 72 to the line from any background to another colour.
+# No colour comes nearer than 63 to the half-line from any background through another colour.
 ON_RAY = 40.0
 # A picture without this share of one background is noise; two large squares leave 67 %.
 LEAST_BACKGROUND = 0.4
@@ -107,10 +107,13 @@ def _find_background(pixels: Floats) -> tuple[str, Floats] | None:
 
 
 def _off_ray(pixels: Floats, ground: Floats, colour: Floats) -> Floats:
-    """Distance of H W 3 pixels from the line of blends of `ground` and `colour`: H W."""
+    """Distance of H W 3 pixels from the half-line from `ground` through `colour`, on which their blends lie: H W.
+
+    A half-line, because blue and yellow leave grey in opposite directions.
+    """
     ray = (colour - ground) / np.linalg.norm(colour - ground)
     leaving = pixels - ground
-    return np.linalg.norm(leaving - (leaving @ ray)[:, :, None] * ray, axis=-1)
+    return np.linalg.norm(leaving - (leaving @ ray).clip(0)[:, :, None] * ray, axis=-1)
 
 
 def _colour_cores(pixels: Floats, ground: Floats, foreground: Mask) -> dict[str, Mask]:
