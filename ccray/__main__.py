@@ -1,0 +1,240 @@
+"""The command line: selects a recipe and a root, and walks the corridor in order.
+
+    ccray run --recipe tiny                           every stage, each continuing where it stopped
+    ccray caption --recipe tiny train.steps=100       one stage; `key.sub=value` overrides a setting
+    ccray status --root runs/tiny                     what is done
+    ccray show --recipe commoncanvas-s-c --origins    every setting and where it comes from
+    ccray license "https://creativecommons.org/licenses/by/4.0/"
+    ccray serve --recipe tiny                         the endpoint
+
+Exit code 0: done. 1: failed after starting. 2: refused before any write. `show`, `license`, `status` and a finished stage import neither
+Ray nor torch.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from ccray import config, licenses, recipes, storage
+from ccray.config import STAGE_SECTIONS, Recipe
+from ccray.interfaces import Failed, Refused
+from ccray.storage import Manifest, Root
+
+log = logging.getLogger("ccray")
+SHORT = {"source": "catalog.source", "policy": "catalog.policy", "license": "catalog.license"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    arguments, words = _parser().parse_known_args(argv)
+    try:
+        if arguments.command == "license":
+            return _license([*arguments.text, *words])
+        unknown = [word for word in words if word.startswith("-")]
+        if unknown:
+            raise Refused(f"unknown option {unknown[0]}: see `ccray {arguments.command} --help`")
+        return COMMANDS[arguments.command](arguments, words)
+    except Refused as refusal:
+        log.error("refused: %s", refusal)
+        return 2
+    except Failed as failure:
+        log.error("failed: %s", failure)
+        return 1
+    except KeyboardInterrupt:
+        log.error("interrupted: run the same command again to continue")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(prog="ccray", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in ("run", *STAGE_SECTIONS, "serve", "show", "status"):
+        command = commands.add_parser(name, help=HELP[name], description=HELP[name], usage=f"ccray {name} --recipe NAME [options] [key.sub=value ...]")
+        command.add_argument("--recipe", metavar="NAME", help=f"one of {', '.join(recipes.RECIPES)}")
+        command.add_argument("--root", metavar="URI", help="a path or s3://bucket/prefix; default runs/<recipe>")
+        command.add_argument("--config", metavar="FILE", help="a YAML file of settings, read before the key.sub=value words")
+        command.add_argument("--source", metavar="S", help="short for catalog.source: shapes, folder:PATH or table:FILE")
+        command.add_argument("--policy", metavar="P", help=f"short for catalog.policy: {', '.join(licenses.POLICIES)}")
+        command.add_argument("--license", metavar="L", help="short for catalog.license: the licence of a whole folder")
+        if name == "show":
+            command.add_argument("--origins", action="store_true", help="say where each setting comes from")
+        if name == "serve":
+            command.add_argument("--model", action="append", default=[], metavar="ID=PATH_OR_HUB", help="serve this diffusers folder (repeatable)")
+    license_command = commands.add_parser("license", help="what a licence text permits, one JSON object a line")
+    license_command.add_argument("text", nargs="*", help="licence texts; without any, lines of standard input")
+    return parser
+
+
+HELP = {
+    "run": "walk the whole corridor and draw one picture through the endpoint",
+    "catalog": "gather images that may be used, each with its licence",
+    "caption": "telephone every image through the captioner",
+    "encode": "turn every image into a latent",
+    "train": "train the denoiser",
+    "evaluate": "draw the prompts and measure the pictures",
+    "publish": "write the model folder with its card and attribution",
+    "serve": "answer the OpenAI Images API",
+    "show": "print a recipe",
+    "status": "say what a root holds",
+}
+
+
+def _recipe(arguments: argparse.Namespace, words: list[str], default: str | None = None) -> tuple[Recipe, Root]:
+    name = arguments.recipe or default
+    if name is None:
+        raise Refused(f"--recipe is missing: expected one of {', '.join(recipes.RECIPES)}")
+    base = recipes.named(name)
+    root = Root(arguments.root or f"runs/{name}")
+    root.check_writable()
+    shorts = [f"{key}={json.dumps(value)}" for short, key in SHORT.items() if (value := getattr(arguments, short)) is not None]
+    text = _file_text(arguments.config) if arguments.config else None
+    asked = config.build(base, [*shorts, *words], text)
+    return config.build(storage.adopt(root, asked), [*shorts, *words], text), root
+
+
+def _file_text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise Refused(f"--config {path} cannot be read: {error.strerror}") from None
+
+
+def _stage(arguments: argparse.Namespace, words: list[str]) -> int:
+    recipe, root = _recipe(arguments, words)
+    _run_stage(arguments.command, recipe, root)
+    return 0
+
+
+def _run(arguments: argparse.Namespace, words: list[str]) -> int:
+    recipe, root = _recipe(arguments, words)
+    for name in STAGE_SECTIONS:  # refuse what cannot be continued before starting anything
+        storage.state(root, storage.stage_of(recipe, name))
+    for name in STAGE_SECTIONS:
+        _run_stage(name, recipe, root)
+    _first_picture(recipe, root)
+    log.info("done. Look at %s; serve it with: ccray serve --recipe %s --root %s", root.path("evaluation/contact_sheet.png"), recipe.name, root.uri)
+    return 0
+
+
+def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
+    stage = storage.stage_of(recipe, name)
+    if storage.state(root, stage) == "finished":
+        manifest = storage.read_manifest(root, stage.directory)
+        assert manifest is not None
+        log.info("%s: finished before, %s", name, summary(manifest))
+        return
+    storage.inputs(root, recipe, name)
+    log.info("%s: %s", name, root.path(stage.directory))
+    log.info("%s: finished, %s", name, summary(_runner(name)(recipe, root)))
+
+
+def _runner(name: str) -> Callable[[Recipe, Root], Manifest]:
+    """A stage's `run`. Stages import Ray, and their workers torch: only when there is something to do."""
+    if name == "catalog":
+        from ccray.stages import catalog as module
+    elif name == "caption":
+        from ccray.stages import caption as module
+    elif name == "encode":
+        from ccray.stages import encode as module
+    elif name == "train":
+        from ccray.stages import train as module
+    elif name == "evaluate":
+        from ccray.stages import evaluate as module
+    else:
+        from ccray.stages import publish as module
+    return module.run
+
+
+def _first_picture(recipe: Recipe, root: Root) -> None:
+    """One picture drawn over HTTP: the end of the corridor, seen working."""
+    place = "published/first_picture.png"
+    if root.exists(place):
+        log.info("serve: drew %s before", root.path(place))
+        return
+    from ccray.stages import serve
+
+    root.write(place, serve.one_picture(recipe, root))
+    log.info("serve: drew %s over HTTP", root.path(place))
+
+
+def _serve(arguments: argparse.Namespace, words: list[str]) -> int:
+    recipe, root = _recipe(arguments, words, default="tiny" if arguments.model else None)
+    models: dict[str, str] = {}
+    for text in arguments.model:
+        name, equals, place = text.partition("=")
+        if not (name and equals and place):
+            raise Refused(f"--model {text!r} is not a model: expected ID=PATH_OR_HUB, such as mine=runs/tiny/published/model")
+        models[name] = place
+    from ccray.stages import serve
+
+    serve.run(recipe, root, models)
+    return 0
+
+
+def _show(arguments: argparse.Namespace, words: list[str]) -> int:
+    base = recipes.named(arguments.recipe) if arguments.recipe else None
+    if base is None:
+        raise Refused(f"--recipe is missing: expected one of {', '.join(recipes.RECIPES)}")
+    shorts = [f"{key}={json.dumps(value)}" for short, key in SHORT.items() if (value := getattr(arguments, short)) is not None]
+    recipe = config.build(base, [*shorts, *words], _file_text(arguments.config) if arguments.config else None)
+    values = recipe.model_dump(mode="json")
+    if not arguments.origins:
+        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    origins = recipes.origins(recipe)
+    settings = config.flatten(values)
+    for key, value in settings.items():
+        print(f"{key:<42} {origins[key]:<16} {json.dumps(value, ensure_ascii=False)}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace, words: list[str]) -> int:
+    if words:
+        raise Refused(f"status takes no settings: got {words[0]!r}")
+    root = Root(arguments.root or f"runs/{arguments.recipe or 'tiny'}")
+    directories = storage.stage_directories(root)
+    if not directories:
+        print(f"{root.uri}: nothing here yet")
+    for directory in directories:
+        manifest = storage.read_manifest(root, directory)
+        assert manifest is not None
+        print(f"{manifest.stage:<9} {manifest.status:<9} {directory:<32} {summary(manifest)}")
+    return 0
+
+
+def summary(manifest: Manifest) -> str:
+    """A manifest in half a line."""
+    parts = [f"{manifest.rows:,} rows"] if manifest.rows else []
+    parts += [f"{count:,} {reason}" for reason, count in sorted(manifest.counts.items())]
+    if manifest.finished_at:
+        parts.append(f"at {manifest.finished_at}")
+    return ", ".join(parts) or "no rows yet"
+
+
+def _license(texts: list[str]) -> int:
+    lines: Iterable[str] = texts or (line.rstrip("\r\n") for line in sys.stdin)
+    for text in lines:
+        print(json.dumps({"input": text} | asdict(licenses.parse(text)), ensure_ascii=False), flush=True)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
+    "run": _run,
+    **{name: _stage for name in STAGE_SECTIONS},
+    "serve": _serve,
+    "show": _show,
+    "status": _status,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
