@@ -14,6 +14,7 @@ Ray nor torch.
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -48,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     except Failed as failure:
         log.error("failed: %s", failure)
         return 1
+    except BrokenPipeError:  # the reader of a long answer, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         log.error("interrupted: run the same command again to continue")
         return 1
@@ -58,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ccray", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in ("run", *STAGE_SECTIONS, "serve", "show", "status"):
-        command = commands.add_parser(name, help=HELP[name], description=HELP[name], usage=f"ccray {name} --recipe NAME [options] [key.sub=value ...]")
+        command = commands.add_parser(
+            name, help=HELP[name], description=HELP[name], usage=f"ccray {name} --recipe NAME [options] [key.sub=value ...]"
+        )
         command.add_argument("--recipe", metavar="NAME", help=f"one of {', '.join(recipes.RECIPES)}")
         command.add_argument("--root", metavar="URI", help="a path or s3://bucket/prefix; default runs/<recipe>")
         command.add_argument("--config", metavar="FILE", help="a YAML file of settings, read before the key.sub=value words")
@@ -229,7 +235,7 @@ def _license(texts: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "run": _run,
-    **{name: _stage for name in STAGE_SECTIONS},
+    **dict.fromkeys(STAGE_SECTIONS, _stage),
     "serve": _serve,
     "show": _show,
     "status": _status,

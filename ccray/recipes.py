@@ -149,7 +149,12 @@ def commoncanvas_s_c() -> Recipe:
             checkpoint_every=10_000,
             sample_every=10_000,
             log_every=100,
-            sample_prompts=("a photo of a dog on a beach", "a red bicycle leaning against a brick wall", "a bowl of fruit, oil painting", "a castle on a hill at sunset"),
+            sample_prompts=(
+                "a photo of a dog on a beach",
+                "a red bicycle leaning against a brick wall",
+                "a bowl of fruit, oil painting",
+                "a castle on a hill at sunset",
+            ),
         ),
         evaluate=EvaluateConfig(prompts="coco-30k.jsonl", steps=50, guidance=3.0, features="openai/clip-vit-base-patch32", reference_images=30_000),
         publish=PublishConfig(model_license="CC-BY-SA-4.0", default_steps=25, default_guidance=7.5),
@@ -236,7 +241,9 @@ def commonart_beta() -> Recipe:
             log_every=100,
             sample_prompts=("夕焼けの海を歩く猫", "a cat walking by the sea at sunset", "浮世絵風の富士山", "a bowl of ramen on a wooden table"),
         ),
-        evaluate=EvaluateConfig(prompts="stair-captions.jsonl", steps=20, guidance=4.5, features="openai/clip-vit-base-patch32", reference_images=30_000),
+        evaluate=EvaluateConfig(
+            prompts="stair-captions.jsonl", steps=20, guidance=4.5, features="openai/clip-vit-base-patch32", reference_images=30_000
+        ),
         publish=PublishConfig(model_license="Apache-2.0", default_steps=20, default_guidance=4.5),
         serve=ServeConfig(),
         resources=_gpu_resources(train_gpus=32),

@@ -342,7 +342,9 @@ def inputs(root: Root, recipe: Recipe, name: str) -> dict[str, Manifest]:
     for source in INPUTS[name]:
         stage = stage_of(recipe, source)
         if state(root, stage) != "finished":
-            raise Refused(f"{name} reads {root.path(stage.directory)}, which is not finished: run `ccray {source}` with the same recipe and root first")
+            raise Refused(
+                f"{name} reads {root.path(stage.directory)}, which is not finished: run `ccray {source}` with the same recipe and root first"
+            )
         manifest = read_manifest(root, stage.directory)
         assert manifest is not None
         found[source] = manifest
