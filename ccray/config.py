@@ -230,6 +230,8 @@ class ServeConfig(Config):
     max_images: int = Field(10, ge=1)
     max_steps: int = Field(100, ge=1)
     max_prompt_characters: int = Field(32_000, ge=1)
+    max_waiting: int = Field(64, ge=1)  # pictures that one engine queues before it answers 503
+    precision: Precision = "fp32"
 
 
 class ActorResources(Config):

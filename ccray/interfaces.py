@@ -22,6 +22,10 @@ class Failed(Exception):
     """A run that started and cannot be finished: exit code 1. The message says what happened and what to do."""
 
 
+class Overloaded(Exception):
+    """An engine that cannot take a request now (its queue is full, its replica is being replaced): the same request may succeed later."""
+
+
 @dataclass(frozen=True)
 class Caption:
     """One caption with its mean log-probability a token (nan when the decoder does not give it)."""
@@ -105,6 +109,7 @@ class ModelInfo:
     license: str
     provenance: str
     size_px: int
+    size_step_px: int  # sides of a picture are multiples of this
     default_steps: int
     default_guidance: float
 
@@ -115,5 +120,10 @@ class Engine(Protocol):
     async def models(self) -> list[ModelInfo]: ...
 
     async def generate(self, model: str, requests: Sequence[GenerationRequest]) -> list[np.ndarray]:
-        """One picture (uint8, H W 3) a request, in the order of `requests`."""
+        """One picture (uint8, H W 3) a request, in the order of `requests`.
+
+        Raises:
+            Refused: on a model that is not here, or a size it cannot draw.
+            Overloaded: when the queue is full.
+        """
         ...
