@@ -146,8 +146,8 @@ class Root:
         return True
 
     def _create_s3(self, relative: str, data: bytes) -> bool:
-        import boto3  # type: ignore[import-untyped]
-        from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+        import boto3
+        from botocore.exceptions import ClientError
 
         bucket, _, key = self.path(relative).partition("/")
         try:

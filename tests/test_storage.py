@@ -1,0 +1,171 @@
+"""Atomic writes, leases, manifests and refusals, on a local disk and on a real S3 protocol server."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ccray import config, recipes, schema, storage
+from ccray.interfaces import Refused
+from ccray.storage import Root
+
+
+@pytest.fixture(scope="module")
+def s3_uri() -> Iterator[str]:
+    """A bucket on a local S3 server in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    names = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    program = f"from moto.server import ThreadedMotoServer\nimport threading\nThreadedMotoServer('127.0.0.1', {port}, verbose=False).start()\nprint('ready', flush=True)\nthreading.Event().wait()"
+    server = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert server.stdout is not None
+    assert server.stdout.readline().strip() == "ready"
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield "s3://bucket/runs"
+    server.kill()
+    server.wait()
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    if request.param == "local":
+        return Root(str(tmp_path / "root"))
+    return Root(f"{request.getfixturevalue('s3_uri')}/{tmp_path.name}")
+
+
+def test_files(root: Root) -> None:
+    assert not root.exists("a/b.txt")
+    assert root.names("a") == []
+    root.write("a/b.txt", b"one")
+    root.write("a/b.txt", b"two")
+    root.write("a/c/d.txt", b"three")
+    assert root.read("a/b.txt") == b"two"
+    assert root.names("a") == ["b.txt", "c"]
+    assert root.files("a") == ["a/b.txt", "a/c/d.txt"]
+    root.delete("a/c")
+    assert root.files("a") == ["a/b.txt"]
+
+
+def test_only_the_first_creates(root: Root) -> None:
+    assert root.create("lease", b"mine")
+    assert not root.create("lease", b"yours")
+    assert root.read("lease") == b"mine"
+
+
+def test_a_sealed_shard_has_no_doubles_is_sorted_and_typed(root: Root) -> None:
+    rows = pa.table({"times": [1, 2, 2, 3], "key": [9, -4, -4, 7]})
+    assert storage.seal(root, "seen", 17, rows, schema.SEEN, "key") == 3
+    assert storage.sealed_shards(root, "seen") == [17]
+    sealed = root.read_table("seen/shard-00017.parquet")
+    assert sealed.schema.equals(schema.SEEN)
+    assert sealed.to_pydict() == {"key": [-4, 7, 9], "times": [2, 3, 1]}
+
+
+def test_the_same_rows_seal_to_the_same_bytes(root: Root) -> None:
+    rows = pa.table({"key": [3, 1, 2], "times": [1, 1, 1]})
+    storage.seal(root, "a", 0, rows, schema.SEEN, "key")
+    storage.seal(root, "b", 0, rows.take([2, 0, 1]), schema.SEEN, "key")
+    assert root.read("a/shard-00000.parquet") == root.read("b/shard-00000.parquet")
+
+
+def test_new_resume_finished(root: Root) -> None:
+    stage = storage.stage_of(recipes.tiny(), "catalog")
+    assert storage.state(root, stage) == "new"
+    with pytest.raises(KeyError), storage.running(root, stage):
+        raise KeyError("the stage broke")
+    assert storage.state(root, stage) == "resume"
+    with storage.running(root, stage) as manifest:
+        manifest.rows = 5
+    assert storage.state(root, stage) == "finished"
+    assert storage.inputs(root, recipes.tiny(), "caption")["catalog"].rows == 5
+
+
+def test_another_configuration_is_refused_with_both_values(root: Root) -> None:
+    with storage.running(root, storage.stage_of(recipes.tiny(), "catalog")):
+        pass
+    other = config.build(recipes.tiny(), ["catalog.policy=permissive"])
+    with pytest.raises(Refused, match=r"catalog\.policy is 'permissive', but catalog was made with 'commercial'"):
+        storage.state(root, storage.stage_of(other, "catalog"))
+    with pytest.raises(Refused, match=r"catalog\.policy"):
+        storage.inputs(root, other, "caption")
+
+
+def test_an_unfinished_input_is_refused(root: Root) -> None:
+    with pytest.raises(Refused, match="ccray catalog"):
+        storage.inputs(root, recipes.tiny(), "caption")
+
+
+def test_settings_of_the_same_recipe_are_adopted(root: Root) -> None:
+    made = config.build(recipes.tiny(), ["catalog.shapes.count=77"])
+    with storage.running(root, storage.stage_of(made, "catalog")):
+        pass
+    assert storage.adopt(root, recipes.tiny()) == made
+    assert storage.adopt(root, recipes.tiny_dit()) == recipes.tiny_dit()
+
+
+def test_a_live_lease_keeps_others_off(root: Root) -> None:
+    with storage.lease(root, "captions/x"), pytest.raises(Refused, match=f"process {os.getpid()}"), storage.lease(root, "captions/x"):
+        pass
+    with storage.lease(root, "captions/x"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        {"host": "elsewhere", "pid": 1, "run": "r", "time": time.time() - storage.LEASE_SECONDS - 1},
+        {"host": socket.gethostname(), "pid": 2**22 + 1, "run": "r", "time": time.time()},
+    ],
+    ids=["silent elsewhere", "dead here"],
+)
+def test_a_dead_lease_is_void(root: Root, holder: dict[str, object]) -> None:
+    root.write("captions/x/lease.json", json.dumps(holder).encode())
+    with storage.lease(root, "captions/x"):
+        assert root.read_json("captions/x/lease.json")["pid"] == os.getpid()
+
+
+def test_upload_and_local_copy(root: Root, tmp_path: Path) -> None:
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    (tmp_path / "model" / "unet" / "config.json").write_text("{}")
+    root.upload(tmp_path / "model", "published/model")
+    assert (root.local("published/model", tmp_path / "cache") / "unet" / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/x", "s3://", "gs://bucket/x"])
+def test_other_schemes_are_refused(uri: str) -> None:
+    with pytest.raises(Refused, match="s3://bucket/prefix"):
+        Root(uri)
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="cannot be written"):
+        Root(str(tmp_path / "file")).check_writable()
+
+
+def test_hex_keys_are_the_beginning_of_the_sha256() -> None:
+    for data in (b"", b"picture", b"another"):
+        digest = __import__("hashlib").sha256(data).hexdigest()
+        assert schema.hex_key(schema.key_of(data)) == digest[:16]
