@@ -1,0 +1,1 @@
+"""Judging a model: pictures for prompts, figures about them, and pages that people read."""
