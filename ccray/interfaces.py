@@ -3,7 +3,7 @@
 A stage builds objects of one room and passes them to another, typed by what stands here; neither room imports the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,29 @@ class Worker(Protocol):
     """What a stage hands to Ray: a plain callable, batch -> batch of as many rows."""
 
     def __call__(self, batch: Batch) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """This rank's rows of one global batch."""
+
+    keys: np.ndarray  # int64 [b]
+    latent_mean: np.ndarray  # float16 [b C h w], raw
+    latent_std: np.ndarray  # float16 [b C h w], raw; zeros when only the mean was kept
+    captions: list[str]  # b texts
+    global_keys: np.ndarray  # int64 [B]: the whole batch, the same on every rank
+
+
+class Latents(Protocol):
+    """Training data in an order that does not know the number of ranks."""
+
+    def batches(self, start_step: int) -> Iterator[LatentBatch]:
+        """This rank's contiguous slice of every global batch from `start_step` on, without end; a slice may be empty."""
+        ...
+
+    def captions(self, count: int) -> list[str]:
+        """A few different captions, always the same."""
+        ...
 
 
 class Tracker(Protocol):
