@@ -45,7 +45,7 @@ def shuffled(judged: Sequence[Judged]) -> dict[str, float]:
     The mean over up to `SHIFTS` fixed cyclic shifts of the prompts, none of which leaves any prompt in its place. Empty for fewer than two pictures.
     """
     count = len(judged)
-    shifts = np.unique(np.linspace(1, count - 1, min(count - 1, SHIFTS), dtype=int)) if count > 1 else []
+    shifts = sorted({round(shift) for shift in np.linspace(1, count - 1, min(count - 1, SHIFTS))}) if count > 1 else []
     return mean_fidelity(oracle.compare(one.reading, judged[(number + shift) % count].scene) for shift in shifts for number, one in enumerate(judged))
 
 
