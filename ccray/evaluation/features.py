@@ -40,8 +40,8 @@ class FeatureExtractor:
         Failed: when the folder has no vision tower that we know how to load, or not all of its weights.
         """
         self.device = device
-        self._tower: Any = _tower(model)
-        self._tower.to(device)
+        tower: torch.nn.Module = _tower(model)
+        self._tower: Any = tower.to(device)
         config: Any = self._tower.config
         self._pooled = config.model_type in POOLED
         size = config.image_size

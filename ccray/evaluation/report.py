@@ -18,13 +18,15 @@ from PIL.ImageFont import FreeTypeFont
 
 Pixels = NDArray[np.uint8]
 
-PICTURE_PX = 144
+PAIRED_PX = 144  # each picture of a pair
+SINGLE_PX = 240
 GAP_PX = 20
 TEXT_PX = 15
 TITLE_PX = 24
 LINE_PX = 20
 COLUMNS = 4
 MOST_CARDS = 32
+MOST_LINES = 10  # of one prompt
 INK, PALE, PAPER, GOOD, BAD = (25, 25, 25), (110, 110, 110), (255, 255, 255), (20, 130, 50), (190, 35, 35)
 # Pillow's own face has Latin letters only; these, where a machine has them, also have kana and kanji.
 WIDE_FONTS = (
@@ -52,11 +54,12 @@ class Card:
 def contact_sheet(cards: Sequence[Card], title: str, subtitle: str) -> Image.Image:
     """A grid of pictures, each at least 128 px wide with its prompt below; with its true picture and the oracle's verdict where there are any."""
     pairs = any(card.truth is not None for card in cards)
-    width = PICTURE_PX * (2 if pairs else 1) + (4 if pairs else 0)
+    side = PAIRED_PX if pairs else SINGLE_PX
+    width = 2 * side + 4 if pairs else side
     font = _font([card.prompt for card in cards])
-    texts = [_wrapped(card.prompt, font, width) for card in cards]
+    texts = [_shortened(_wrapped(card.prompt, font, width)) for card in cards]
     rows = [range(start, min(start + COLUMNS, len(cards))) for start in range(0, len(cards), COLUMNS)]
-    heights = [PICTURE_PX + LINE_PX * (max(len(texts[number]) for number in row) + (1 if pairs else 0)) + 2 * GAP_PX for row in rows]
+    heights = [side + LINE_PX * (max(len(texts[number]) for number in row) + (1 if pairs else 0)) + 2 * GAP_PX for row in rows]
     head = _head_lines(title, subtitle, COLUMNS * (width + GAP_PX) - GAP_PX)
     top = GAP_PX + sum(step for _, _, step in head) + GAP_PX
     sheet = Image.new("RGB", (GAP_PX + COLUMNS * (width + GAP_PX), top + sum(heights)), PAPER)
@@ -68,7 +71,7 @@ def contact_sheet(cards: Sequence[Card], title: str, subtitle: str) -> Image.Ima
     y = top
     for row, height in zip(rows, heights, strict=True):
         for column, number in enumerate(row):
-            _draw_card(sheet, draw, cards[number], texts[number], font, (GAP_PX + column * (width + GAP_PX), y), pairs)
+            _draw_card(sheet, draw, cards[number], texts[number], font, (GAP_PX + column * (width + GAP_PX), y), side)
         y += height
     return sheet
 
@@ -80,19 +83,19 @@ def _head_lines(title: str, subtitle: str, width: int) -> list[tuple[str, FreeTy
 
 
 def _draw_card(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, card: Card, lines: Sequence[str], font: FreeTypeFont, corner: tuple[int, int], pairs: bool
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, card: Card, lines: Sequence[str], font: FreeTypeFont, corner: tuple[int, int], side: int
 ) -> None:
     x, y = corner
     for place, pixels in enumerate((card.generated, card.truth)):
         if pixels is not None:
-            left = x + place * (PICTURE_PX + 4)
-            sheet.paste(enlarged(pixels), (left, y))
-            draw.rectangle((left, y, left + PICTURE_PX - 1, y + PICTURE_PX - 1), outline=(205, 205, 205))
-    y += PICTURE_PX + 4
-    if pairs:
+            left = x + place * (side + 4)
+            sheet.paste(enlarged(pixels, side), (left, y))
+            draw.rectangle((left, y, left + side - 1, y + side - 1), outline=(205, 205, 205))
+    y += side + 4
+    if side == PAIRED_PX:
         small = _font(["drawn"], TEXT_PX - 2)
         draw.text((x, y), "drawn by the model", PALE, font=small)
-        draw.text((x + PICTURE_PX + 4, y), "true picture", PALE, font=small)
+        draw.text((x + side + 4, y), "true picture", PALE, font=small)
         y += LINE_PX
     for line in lines:
         draw.text((x, y), line, INK, font=font)
@@ -113,14 +116,14 @@ def _draw_mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], good: bool) -
         draw.line([(x + 11, y), (x, y + 11)], fill=BAD, width=3)
 
 
-def enlarged(pixels: Pixels) -> Image.Image:
-    """H W 3 to PICTURE_PX square: tiny pictures keep their pixels visible, others are resampled; what is not square gets a pale border."""
+def enlarged(pixels: Pixels, side: int) -> Image.Image:
+    """H W 3 to a square of `side` px: tiny pictures keep their pixels visible, others are resampled; what is not square gets a pale border."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    scale = PICTURE_PX / max(image.size)
-    method = Image.Resampling.NEAREST if max(image.size) * 2 <= PICTURE_PX else Image.Resampling.BICUBIC
+    scale = side / max(image.size)
+    method = Image.Resampling.NEAREST if max(image.size) * 2 <= side else Image.Resampling.BICUBIC
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
-    framed = Image.new("RGB", (PICTURE_PX, PICTURE_PX), (240, 240, 240))
-    framed.paste(image, ((PICTURE_PX - image.width) // 2, (PICTURE_PX - image.height) // 2))
+    framed = Image.new("RGB", (side, side), (240, 240, 240))
+    framed.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return framed
 
 
@@ -158,6 +161,10 @@ def _wrapped(text: str, font: FreeTypeFont, width: int) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     return lines
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"]
 
 
 def png(image: Image.Image) -> bytes:

@@ -25,10 +25,10 @@ def test_sheet_of_shapes(tmp_path: Path) -> None:
     cards = shapes_cards(10)
     sheet = report.contact_sheet(cards, "tiny, 256 prompts", "fidelity 0.93, chance 0.21\nsecond line")
     sheet.save(tmp_path / "sheet.png")
-    assert report.PICTURE_PX >= 128
-    assert sheet.width == report.GAP_PX + 4 * (2 * report.PICTURE_PX + 4 + report.GAP_PX)
+    assert report.PAIRED_PX >= 128
+    assert sheet.width == report.GAP_PX + 4 * (2 * report.PAIRED_PX + 4 + report.GAP_PX)
     pixels = np.asarray(sheet)
-    picture = np.asarray(report.enlarged(cards[5].generated))[1:-1, 1:-1]
+    picture = np.asarray(report.enlarged(cards[5].generated, report.PAIRED_PX))[1:-1, 1:-1]
     found = [
         (x, y)
         for x in range(report.GAP_PX + 1, sheet.width - picture.shape[1], 1)
@@ -41,7 +41,7 @@ def test_sheet_of_shapes(tmp_path: Path) -> None:
 
 def test_sheet_of_foreign_prompts() -> None:
     photo = np.zeros((512, 300, 3), np.uint8)
-    cards = [Card("夕焼けの海を歩く猫と、" * 6, photo), Card("a" * 200, photo), Card("", photo)]
+    cards = [Card("夕焼けの海を歩く猫と、" * 6, photo), Card("a" * 2000, photo), Card("", photo)]
     sheet = report.contact_sheet(cards, "photos", "")
     assert (np.asarray(sheet)[:, -report.GAP_PX :] == report.PAPER).all()
     assert Image.open(io.BytesIO(report.png(sheet))).size == sheet.size
