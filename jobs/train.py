@@ -9,4 +9,5 @@ import sys
 
 from ccray.__main__ import main
 
-sys.exit(main(["train", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

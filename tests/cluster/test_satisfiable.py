@@ -1,0 +1,110 @@
+"""Every stage of every recipe against the node types of both cluster files, decided by Ray's own autoscaler: what would it start?"""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from ray.autoscaler._private.util import prepare_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReply, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import GangResourceRequest
+from ray.core.generated.common_pb2 import LabelSelectorOperator
+
+from ccray import config, recipes
+from ccray.config import STAGES, ActorResources, Recipe
+from tests.cluster.test_files import aws, kuberay_config
+
+CLUSTERS = {"aws": prepare_config(aws()), "kuberay": kuberay_config()}
+NODE_OF = {"catalog": "cpu", "caption": "caption", "encode": "caption", "train": "train", "evaluate": "caption", "publish": "cpu", "serve": "serve"}
+
+
+def _request(resources: dict[str, float], selector: dict[str, str]) -> Any:
+    constraints = [(key, LabelSelectorOperator.LABEL_OPERATOR_IN, [value]) for key, value in selector.items()]
+    bundle = {name: amount for name, amount in resources.items() if amount}
+    return ResourceRequestUtil.make(bundle, label_selectors=[constraints] if constraints else None)
+
+
+def demand(recipe: Recipe, stage: str) -> tuple[list[Any], list[Any]]:
+    """What a stage asks Ray for at its largest: single actors and tasks, and gangs that must start together."""
+    if stage == "publish":
+        return [_request({"CPU": 1}, {})], []
+    if stage == "train":
+        wanted = recipe.resources.train
+        worker = _request({"CPU": wanted.cpus, "GPU": wanted.gpus}, wanted.label_selector)
+        return [], [GangResourceRequest(requests=[worker] * wanted.workers)]
+    if stage == "serve":
+        served = recipe.resources.serve
+        replica = _request({"CPU": served.cpus, "GPU": served.gpus}, served.label_selector)
+        return [replica] * (2 * served.max_replicas), []  # an update starts the new ones beside the old
+    actors: ActorResources = getattr(recipe.resources, stage)
+    return [_request({"CPU": actors.cpus, "GPU": actors.gpus}, actors.label_selector)] * actors.max_actors, []
+
+
+def started(cluster: dict[str, Any], single: list[Any], gangs: list[Any]) -> tuple[Counter[str], SchedulingReply]:
+    """Node types that Ray's autoscaler would start on an empty cluster, and its whole answer."""
+    settings = AutoscalingConfig(cluster, skip_content_hash=True)
+    reply = ResourceDemandScheduler().schedule(
+        SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=settings.get_node_type_configs(),
+            max_num_nodes=settings.get_max_num_nodes(),
+            resource_requests=ResourceRequestUtil.group_by_count(single),
+            gang_resource_requests=gangs,
+        )
+    )
+    return Counter({launch.instance_type: launch.count for launch in reply.to_launch}), reply
+
+
+def missing(cluster: dict[str, Any], recipe: Recipe, stage: str) -> int:
+    _, reply = started(cluster, *demand(recipe, stage))
+    return len(reply.infeasible_resource_requests) + len(reply.infeasible_gang_resource_requests)
+
+
+@pytest.mark.parametrize("file", CLUSTERS)
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_stage_of_every_recipe_finds_its_nodes(file, name, stage):
+    recipe = recipes.named(name)
+    nodes, reply = started(CLUSTERS[file], *demand(recipe, stage))
+    assert not reply.infeasible_resource_requests
+    assert not reply.infeasible_gang_resource_requests
+    on_gpus = name not in ("tiny", "tiny-dit")
+    expected = NODE_OF[stage] if on_gpus else "cpu"
+    assert set(nodes) - {"head", "headgroup"} == {expected}, "another kind of node would be started, or none"
+
+
+@pytest.mark.parametrize("file", CLUSTERS)
+def test_the_largest_run_fits_on_one_kind_of_training_node(file):
+    largest = max((recipes.named(name) for name in recipes.RECIPES), key=lambda recipe: recipe.resources.train.workers)
+    nodes, _ = started(CLUSTERS[file], *demand(largest, "train"))
+    assert largest.resources.train.workers == 128
+    assert nodes["train"] == 16
+
+
+@pytest.mark.parametrize("file", CLUSTERS)
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("caption", ["resources.caption.label_selector={ccray-role: captoin}"]),
+        ("encode", ["resources.encode.label_selector={ccray_role: caption}"]),
+        ("caption", ["resources.caption.label_selector={ccray-role: caption, ray.io/accelerator-type: H100}"]),
+        ("caption", ["resources.caption.gpus=2"]),
+        ("caption", ["resources.caption.cpus=17"]),
+        ("train", ["resources.train.label_selector={ccray-role: trian}"]),
+        ("train", ["resources.train.workers=129"]),
+        ("train", ["resources.train.cpus=32"]),
+        ("serve", ["resources.serve.label_selector={ccray-role: server}"]),
+        ("serve", ["resources.serve.max_replicas=5"]),
+    ],
+)
+def test_a_misspelt_label_or_too_large_a_request_is_seen(file, stage, words):
+    recipe = config.build(recipes.named("commoncanvas-s-c"), words)
+    assert missing(CLUSTERS[file], recipe, stage) > 0
+
+
+@pytest.mark.parametrize("file", CLUSTERS)
+def test_a_misspelt_label_in_the_cluster_file_is_seen(file):
+    kinds = CLUSTERS[file]["available_node_types"]
+    spoilt = CLUSTERS[file] | {"available_node_types": kinds | {"caption": kinds["caption"] | {"labels": {"ccray-role": "captoin"}}}}
+    assert missing(spoilt, recipes.named("commonart-beta"), "caption") > 0
