@@ -233,8 +233,9 @@ def blip2_folder(path: Path, seed: int = 0) -> Path:
         image_text_hidden_size=32,
     )
     model = Blip2ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.query_tokens)  # starts at zero
-    torch.nn.init.normal_(model.language_projection.weight)  # large, so that different pictures get different captions
+    for name, parameter in model.named_parameters():  # the usual small start would caption every picture alike
+        if parameter.ndim > 1 and not name.startswith("language_model"):
+            torch.nn.init.normal_(parameter, std=0.5)
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return Path(path)

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion, and from a prompt to a picture."""
