@@ -1,0 +1,66 @@
+"""Run the benchmarks one after another and print a Markdown table; `--save` also keeps it under benchmarks/results/.
+
+python -m benchmarks [NAME ...] [--save]
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+PROGRAMS = ("caption_pipeline", "stored_latents", "served_request")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME", help=f"any of {', '.join(PROGRAMS)}; all by default")
+    parser.add_argument("--save", action="store_true", help="keep the table as benchmarks/results/<date>.md")
+    arguments = parser.parse_args()
+    rows = [measure(name) for name in arguments.names or PROGRAMS]
+    text = table(rows)
+    print(text)
+    if arguments.save:
+        place = FOLDER / "results" / f"{date.today().isoformat()}.md"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(text)
+    return 0
+
+
+def measure(name: str) -> dict[str, str]:
+    """One program in a process of its own; its last line of standard output."""
+    print(f"measuring {name} ...", file=sys.stderr, flush=True)
+    answer = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, str] = json.loads(answer.stdout.splitlines()[-1])
+    return result
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """A dated Markdown table with the machine and the versions."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "diffusers", "transformers", "pyarrow"))
+    lines = [
+        f"# Benchmarks of {date.today().isoformat()}",
+        "",
+        f"Machine: {os.cpu_count()} cores, {_processor()}, no GPU. Python {platform.python_version()}, {versions}.",
+        "",
+        "| what | our side | the other side | figure | goal | how |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {row['what']} | {row['ours']} | {row['other']} | {row['figure']} | {row['goal']} | {row['how']} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
