@@ -156,9 +156,14 @@ def _draw(
     )
 
 
+def size_multiple_px(components: Parts) -> int:
+    """What both sides of a picture are multiples of, in pixels."""
+    return max(8, 2 * components.autoencoder.factor)
+
+
 def _size(components: Parts, size_px: tuple[int, int] | None) -> tuple[int, int]:
     height_px, width_px = size_px or (components.size_px, components.size_px)
-    multiple = max(8, 2 * components.autoencoder.factor)
+    multiple = size_multiple_px(components)
     if height_px < multiple or width_px < multiple or height_px % multiple or width_px % multiple:
         raise Refused(f"size {width_px}x{height_px} px: expected multiples of {multiple} px")
     return height_px, width_px

@@ -131,7 +131,7 @@ def load_folder(path_or_hub: str | Path, device: str = "cpu", precision: Precisi
         Refused: when it is not a diffusers folder, of another class, or has parts that are not understood; says which and what is.
     """
     place = model_path(str(path_or_hub))
-    index = _index(place)
+    index = read_index(place)
     kind = KINDS[index["_class_name"]]
     try:
         facts = _facts(place)
@@ -276,8 +276,12 @@ def objective_of(scheduler: Any, denoiser: Any) -> ObjectiveConfig:
     return ObjectiveConfig(**values, beta_schedule=beta_schedule, beta_start=settings["beta_start"], beta_end=settings["beta_end"])
 
 
-def _index(place: str) -> dict[str, Any]:
-    """`model_index.json`, with every part checked by class name before anything is loaded."""
+def read_index(place: str) -> dict[str, Any]:
+    """A folder's or hub name's `model_index.json`, with every part checked by class name before anything is loaded.
+
+    Raises:
+        Refused: when there is none, or it names what is not supported.
+    """
     if Path(place).is_dir() and not (Path(place) / "model_index.json").is_file():
         raise Refused(f"{place} has no model_index.json: expected a diffusers folder of {', '.join(KINDS)}")
     try:
