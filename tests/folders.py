@@ -239,3 +239,23 @@ def blip2_folder(path: Path, seed: int = 0) -> Path:
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return Path(path)
+
+
+def settings(path: Path, kind: str = "unet", text: str = "clip") -> list[str]:
+    """Override words that turn recipe `tiny` (kind "unet") or `tiny-dit` ("pixart") into an even smaller one on folders made here."""
+    vae_folder(path / "vae", seed=1)
+    text_folder(path / "text", text, seed=2, max_length=24)
+    words = [f"encode.model={path / 'vae'}", f"text.model={path / 'text'}", "text.max_tokens=24", f"text.width={TEXT_WIDTH}"]
+    if kind == "unet":
+        return [*words, f"denoiser.cross_attention_dim={TEXT_WIDTH}", "denoiser.block_out_channels=[16, 32]", "denoiser.norm_num_groups=8"]
+    sizes = {"num_layers": 2, "attention_head_dim": 8, "cross_attention_dim": 32, "caption_channels": TEXT_WIDTH}
+    return [*words, *(f"denoiser.{key}={value}" for key, value in sizes.items())]
+
+
+def shake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Small random numbers on every weight, so that layers which start at zero say something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return module
