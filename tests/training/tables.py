@@ -1,0 +1,124 @@
+"""Small real tables to train on, a recipe of a few thousand parameters, and one way to train it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from ccray import config, recipes, schema, storage
+from ccray.config import Recipe
+from ccray.data.loader import Doors, Index, LatentDataset, Order, index
+from ccray.models import pipeline
+from ccray.storage import Root
+from ccray.training.local import LocalRuntime
+from ccray.training.loop import Trained, train
+from ccray.training.tracking import FileTracker, Silence
+from tests import folders
+from tests.training.interrupted import Interruption, UntilStep
+
+DOORS = Doors("latents/test-32px", "captions/test", "catalog", "commercial")
+SHAPE = (4, 8, 8)
+UNET = "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
+UNET += "up_block_types: [UpBlock2D, CrossAttnUpBlock2D], cross_attention_dim: 32, attention_head_dim: 4, norm_num_groups: 8}"
+DIT = "{kind: pixart, sample_size: 8, num_layers: 2, num_attention_heads: 4, attention_head_dim: 8, cross_attention_dim: 32, caption_channels: 32}"
+
+
+def column(name: str, values: list[object], schema_: pa.Schema) -> pa.Array:
+    return pa.array(values, schema_.field(name).type)
+
+
+def write_shard(root: Root, shard: int, keys: np.ndarray, seed: int = 0, doors: Doors = DOORS) -> None:
+    """One shard of all three tables: rows by key, captions of 12 kinds, latents drawn from (seed, shard)."""
+    random = np.random.default_rng((seed, shard))
+    count = len(keys)
+    latents = random.standard_normal((2, count, int(np.prod(SHAPE)))).astype(np.float16)
+    common = {"key": keys.tolist(), "shard": [shard] * count}
+    catalog = common | {"license": ["CC-BY-4.0"] * count, "split": ["train"] * count}
+    captions = common | {"caption": [f"picture number {key % 12}" for key in keys.tolist()], "status": ["ok"] * count}
+    rows = common | {
+        "latent_mean": list(latents[0]),
+        "latent_std": list(np.abs(latents[1]) / 10),
+        "latent_shape": [list(SHAPE)] * count,
+        "status": ["ok"] * count,
+    }
+    for directory, schema_, values in ((doors.catalog, schema.CATALOG, catalog), (doors.captions, schema.CAPTIONS, captions), (doors.latents, schema.LATENTS, rows)):
+        table = pa.table({name: column(name, values.get(name, [None] * count), schema_) for name in schema_.names}, schema=schema_)
+        storage.seal(root, directory, shard, table, schema_, "key")
+
+
+def write_tables(root: Root, rows: tuple[int, ...] = (20, 17, 22), seed: int = 0) -> None:
+    """Shards of so many rows, with keys all over the int64 range."""
+    keys = np.random.default_rng(seed).choice(2**62, sum(rows), replace=False) * 2 - 2**62
+    for shard, end in enumerate(np.cumsum(rows)):
+        write_shard(root, shard, keys[end - rows[shard] : end], seed)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with tables, a text encoder and a VAE of random weights."""
+
+    path: Path
+
+    @property
+    def root(self) -> Root:
+        return Root(str(self.path))
+
+    def recipe(self, denoiser: str = UNET, *words: str) -> Recipe:
+        """A recipe that trains on these tables: 59 images, batches of 12, window of two shards."""
+        settings = [
+            f"denoiser={denoiser}",
+            f"encode.model={self.path / 'vae'}",
+            f"text.model={self.path / 'text'}",
+            "text.width=32",
+            "text.max_tokens=24",
+            "train.steps=20",
+            "train.global_batch_size=12",
+            "train.window_shards=2",
+            "train.warmup_steps=5",
+            "train.checkpoint_every=10",
+            "train.sample_every=1000000",
+            "train.log_every=1",
+            "train.sample_prompts=[picture]",
+            "publish.default_steps=2",
+        ]
+        return config.build(recipes.tiny(), [*settings, *words])
+
+    def data(self, recipe: Recipe, rank: int = 0, world_size: int = 1, counted: Index | None = None) -> LatentDataset:
+        order = Order(recipe.train.seed, recipe.train.global_batch_size, recipe.train.window_shards)
+        return LatentDataset(self.root, DOORS, counted or index(self.root, DOORS), order, rank, world_size)
+
+    def train(self, recipe: Recipe, name: str, until: int | None = None) -> Trained | None:
+        """Train (or continue) the run of that name on this rank, one thread; `until` = the step at which it is interrupted."""
+        runtime = LocalRuntime(self.path / name)
+        tracker = FileTracker(self.root, name) if runtime.rank == 0 else Silence()
+        data = self.data(recipe, runtime.rank, runtime.world_size)
+        components = pipeline.from_recipe(recipe)
+        if until is None:
+            return train(recipe, runtime, data, components, tracker)
+        with pytest.raises(Interruption):
+            train(recipe, runtime, UntilStep(data, until), components, tracker)
+        return None
+
+    def weights(self, name: str, recipe: Recipe) -> dict[str, torch.Tensor]:
+        """The averaged weights of a finished run: training again only reads them."""
+        trained = self.train(recipe, name)
+        assert trained is not None
+        assert trained.weights is not None
+        return trained.weights
+
+    def metrics(self, name: str) -> list[dict[str, float]]:
+        """Lines of metrics, without what a clock says."""
+        lines = [json.loads(line) for line in self.root.read(f"{name}/metrics.jsonl").splitlines()]
+        return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
+
+
+def make_place(path: Path) -> Place:
+    place = Place(path)
+    write_tables(place.root)
+    folders.vae_folder(path / "vae")
+    folders.text_folder(path / "text")
+    return place
