@@ -49,8 +49,11 @@ DRAWN_SEEDS = 2**32  # a drawn seed is one that people can read and type
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
-def build(engine: Engine, config: ServeConfig) -> FastAPI:
-    """The app. Requests meet `config`'s bounds here, before the engine sees them."""
+def build(engine: Engine, config: ServeConfig, host_answers_ids: bool = False) -> FastAPI:
+    """The app. Requests meet `config`'s bounds here, before the engine sees them.
+
+    `host_answers_ids`: the host puts `x-request-id` on every request and every answer itself, as Ray Serve's proxy does.
+    """
     app = FastAPI(title="ccray", version=__version__, docs_url=None, redoc_url=None)  # the documentation pages load scripts from elsewhere
     endpoint = Endpoint(engine, config)
     schema = {"requestBody": {"required": True, "content": {"application/json": {"schema": ImageRequest.model_json_schema()}}}}
@@ -62,7 +65,7 @@ def build(engine: Engine, config: ServeConfig) -> FastAPI:
         app.add_api_route("/" if name == "index.html" else f"/{name}", _page(name, media_type), methods=["GET"], include_in_schema=False)
     app.add_exception_handler(WireError, _wire_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestIds, answer=not host_answers_ids)
     return app
 
 
@@ -216,8 +219,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 class RequestIds:
     """Names every request, and turns what nobody caught into a 500 that carries the name which the log shows."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, answer: bool) -> None:
         self.app = app
+        self.answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -231,7 +235,8 @@ class RequestIds:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-request-id"] = name
+                if self.answer:
+                    MutableHeaders(scope=message)["x-request-id"] = name
             await send(message)
 
         try:

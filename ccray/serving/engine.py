@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils import cached_file
 
 from ccray.config import Precision
-from ccray.diffusion.generate import generate
+from ccray.diffusion.generate import generate, size_multiple_px
 from ccray.interfaces import GenerationRequest, ModelInfo, Overloaded, Refused
 from ccray.models.pipeline import Components, load_folder
 from ccray.serving import provenance
+from ccray.storage import model_path
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class LocalEngine:
             Overloaded: when more than `max_waiting` pictures would wait.
         """
         kinds = [self._kind(model, request) for request in requests]
-        if len(self._waiting) + len(requests) > max(self.max_waiting, len(requests) if not self._waiting else 0):
+        if self._waiting and len(self._waiting) + len(requests) > self.max_waiting:
             raise Overloaded(f"{len(self._waiting)} pictures wait to be drawn, {len(requests)} more are too many (at most {self.max_waiting}).")
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(kind, request, loop.create_future()) for kind, request in zip(kinds, requests, strict=True)]
@@ -152,18 +154,23 @@ class LocalEngine:
 
 def _info(id: str, folder: str, components: Components) -> ModelInfo:
     """What the endpoint says of a loaded model."""
-    place = Path(folder)
-    origin = provenance.origin(place)
-    index = place / "model_index.json"
-    patch = getattr(components.denoiser.config, "patch_size", None) or 1
+    index, card = _file(folder, "model_index.json"), _file(folder, "README.md")
+    text = card.read_text(encoding="utf-8", errors="replace") if card else ""
+    origin = provenance.origin(text, published=_file(folder, provenance.COMPONENTS) is not None)
     return ModelInfo(
         id=id,
-        created=int(index.stat().st_mtime) if index.is_file() else 0,
+        created=int(index.stat().st_mtime) if index else 0,
         owned_by=origin.owned_by,
         license=origin.license,
         provenance=origin.provenance,
         size_px=components.size_px,
-        size_step_px=components.autoencoder.factor * patch,
+        size_step_px=size_multiple_px(components),
         default_steps=components.default_steps,
         default_guidance=components.default_guidance,
     )
+
+
+def _file(folder: str, name: str) -> Path | None:
+    """A file of a folder or hub name, or None."""
+    found = cached_file(model_path(folder), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    return Path(found) if found else None

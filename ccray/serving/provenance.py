@@ -7,7 +7,6 @@ IPTC's `trainedAlgorithmicMedia` as digital source type. It carries neither the 
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
@@ -85,27 +84,24 @@ class Origin:
     provenance: str
 
 
-def origin(folder: Path) -> Origin:
-    """Read a model folder's card (README.md) and, when ccray published it, its components.json. Nothing here is checked against the world."""
-    card = _front_matter(folder / "README.md")
-    license = str(card.get("license_name") or card.get("license") or "")
-    license = license or "unknown: the model folder has no card that states a licence"
-    if (folder / COMPONENTS).is_file():
+def origin(card: str, published: bool) -> Origin:
+    """What a model folder's card (the text of README.md, "" without one) and its components.json (`published`) say. Nothing is checked."""
+    facts = _front_matter(card)
+    license = str(facts.get("license_name") or facts.get("license") or "") or "unknown: the model folder has no card that states a licence"
+    if published:
         return Origin(
             "ccray", license, f"published by ccray: the images it was trained on are in attribution.parquet, its other parts in {COMPONENTS}"
         )
-    datasets = card.get("datasets")
+    datasets = facts.get("datasets")
     if isinstance(datasets, list) and datasets:
         names = ", ".join(str(name) for name in datasets)
         return Origin("unknown", license, f"its card names {names} as training data; nothing more is known, and this was not checked")
     return Origin("unknown", license, "unknown: the model folder does not say which images it was trained on")
 
 
-def _front_matter(path: Path) -> dict[str, Any]:
+def _front_matter(card: str) -> dict[str, Any]:
     """The YAML block at the head of a model card; empty when there is none that can be read."""
-    if not path.is_file():
-        return {}
-    head, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    head, _, rest = card.partition("---\n")
     block, end, _ = rest.partition("\n---")
     if head.strip() or not end:
         return {}

@@ -17,6 +17,7 @@ from ccray.interfaces import ModelInfo
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 LARGEST_SIDE = 2  # times the side the model was trained at
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})", re.ASCII)
+EXAMPLE = '{"prompt": "a red circle"}'
 KNOWN_ELSEWHERE = ("stream", "partial_images", "complexity", "frame_count", "frame_duration_ms", "svg")  # OpenAI's, not offered here
 
 
@@ -78,9 +79,7 @@ def read_json(body: bytes) -> dict[str, Any]:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else shorten(str(error), 160)
         raise WireError(400, f"The body of your request is not valid JSON in UTF-8: {reason}", code="invalid_json") from None
     if not isinstance(value, dict):
-        raise WireError(
-            400, f"The body of your request is {_kind(value)}: expected a JSON object such as {{'prompt': 'a red circle'}}", code="invalid_type"
-        )
+        raise WireError(400, f"The body of your request is {_kind(value)}: expected a JSON object such as {EXAMPLE}", code="invalid_type")
     return {key: member for key, member in value.items() if member is not None}
 
 
