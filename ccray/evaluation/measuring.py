@@ -6,15 +6,16 @@ jobs (a few hundred pictures each)  ->  Measure, on any number of machines  ->  
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
 from ccray import storage
 from ccray.config import EncodeConfig
+from ccray.evaluation import choice
+from ccray.evaluation.choice import REAL, REFERENCE
 from ccray.evaluation.features import FeatureExtractor
 from ccray.evaluation.metrics import FeatureSums
 from ccray.evaluation.sampling import Pixels, decoded, pictures_at
@@ -25,7 +26,6 @@ from ccray.shapes.world import Scene
 from ccray.storage import Root
 
 JOB_PICTURES = 512
-REFERENCE, REAL = "reference", "real"
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,28 @@ class Measure:
     """A feature extractor on one machine."""
 
     def __init__(self, root: Root, features: str, batch_size: int, threads: int | None = None) -> None:
-        """Load the extractor, on a GPU when this process sees one.
+        """Take the settings; the extractor is loaded with the first job, on a GPU when this process sees one.
 
         Args:
             root: where pictures lie.
             features: a transformers folder or hub name.
             batch_size: pictures at once.
             threads: torch threads of this process; None leaves them alone.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.root, self.features, self.batch_size = root, features, batch_size
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        return FeatureExtractor(self.features, "cuda" if torch.cuda.is_available() else "cpu")
+
+    def measure(self, job: Job) -> tuple[str, FeatureSums]:
+        """The job's set and the sums of its pictures' features.
 
         Raises:
             Failed: when the extractor cannot be loaded.
         """
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.root, self.batch_size = root, batch_size
-        self.extractor = FeatureExtractor(features, "cuda" if torch.cuda.is_available() else "cpu")
-
-    def measure(self, job: Job) -> tuple[str, FeatureSums]:
-        """The job's set and the sums of its pictures' features."""
         total = FeatureSums.empty(self.extractor.width)
         pictures = iter(self._pictures(job))
         while batch := list(itertools.islice(pictures, self.batch_size)):
@@ -88,9 +92,9 @@ def sample_jobs(name: str, paths: Sequence[str]) -> list[Job]:
 def reference_jobs(root: Root, catalog: str, limit: int) -> list[Job]:
     """Up to `limit` real images, in two halves: `REFERENCE`, with which every set is compared, and `REAL`, whose distance is the floor.
 
-    The validation split first, then training images; of each the smallest keys, which are hashes: a fixed, random choice. Taken-down images are left out.
+    The validation split first, then training images, as `choice.images` chooses; neighbours in that order go to different halves.
     """
-    chosen = _smallest_keys(root, catalog, limit)
+    chosen = choice.images(root, catalog, limit)
     jobs = []
     for half, name in enumerate((REFERENCE, REAL)):
         keys, shards = chosen["key"][half::2], chosen["shard"][half::2]
@@ -100,22 +104,6 @@ def reference_jobs(root: Root, catalog: str, limit: int) -> list[Job]:
                 Job(name, shard=int(shard), keys=tuple(of_shard[start : start + JOB_PICTURES])) for start in range(0, len(of_shard), JOB_PICTURES)
             ]
     return jobs
-
-
-def _smallest_keys(root: Root, catalog: str, limit: int) -> NDArray[np.void]:
-    """Keys and shards of at most `limit` rows, looking at one shard at a time."""
-    row = np.dtype([("training", "?"), ("key", "<i8"), ("shard", "<i4")])
-    best = np.zeros(0, row)
-    excluded = pa.array(sorted(storage.taken_down(root)), pa.int64())
-    for shard in storage.sealed_shards(root, catalog):
-        table = root.read_table(f"{catalog}/{storage.shard_name(shard)}", columns=["key", "split"])
-        table = table.filter(pc.invert(pc.is_in(table.column("key"), excluded)))
-        found = np.zeros(table.num_rows, row)
-        found["training"] = pc.not_equal(table.column("split"), "validation").to_numpy()
-        found["key"] = table.column("key").to_numpy()
-        found["shard"] = shard
-        best = np.sort(np.concatenate([best, found]), order=["training", "key"])[:limit]
-    return best
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What a model is asked to draw: prompts from a file or from the held-out part of the shapes world, as rows of `schema.PROMPTS`.
+"""What a model is asked to draw: prompts from a file, the held-out part of the shapes world, or the catalog's own captions, as rows of `schema.PROMPTS`.
 
 The noise's seed of a prompt is a hash of (the recipe's evaluation seed, its id), so that another order or a subset draws the same pictures.
 """
@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ccray import storage
+from ccray.evaluation import choice
 from ccray.interfaces import Refused
 from ccray.schema import PROMPTS, hex_key, id_of
 from ccray.shapes import world
+from ccray.storage import Root
 
 # Column names that files use, in any capitals.
 NAMES = {
@@ -107,6 +112,29 @@ def held_out(seed: int, count: int) -> list[Prompt]:
     scenes = [world.held_out_scene(seed, index) for index in range(count)]
     categories = ("", "one thing", "two things")
     return [Prompt(f"{seed}-{index}", world.caption(scene), "en", categories[len(scene.things)]) for index, scene in enumerate(scenes)]
+
+
+def of_captions(root: Root, catalog: str, captions: str, count: int) -> list[Prompt]:
+    """Captions of up to `count` images, those of the validation split first; ids are the images' keys in hex, categories their splits.
+
+    Raises:
+        Refused: when no image has a caption.
+    """
+    chosen = choice.images(root, catalog, count)
+    prompts = []
+    for shard in np.unique(chosen["shard"]):
+        training = {int(row["key"]): bool(row["training"]) for row in chosen[chosen["shard"] == shard]}
+        rows = root.read_table(
+            f"{captions}/{storage.shard_name(shard)}", columns=["key", "caption", "language"], filters=pc.field("key").isin([*training])
+        )
+        prompts += [
+            Prompt(hex_key(row["key"]), row["caption"], row["language"], "train" if training[row["key"]] else "validation")
+            for row in rows.to_pylist()
+            if row["caption"]
+        ]
+    if not prompts:
+        raise Refused(f"no image of {root.path(catalog)} has a caption in {root.path(captions)}: name a file of prompts, evaluate.prompts=FILE")
+    return prompts
 
 
 def table(prompts: Iterable[Prompt], seed: int, rows_per_shard: int) -> pa.Table:

@@ -10,8 +10,8 @@ from typing import Any
 
 from ccray.config import Recipe
 from ccray.evaluation import fidelity, metrics, report
+from ccray.evaluation.choice import REAL, REFERENCE
 from ccray.evaluation.fidelity import FIELDS, Judged
-from ccray.evaluation.measuring import REAL, REFERENCE
 from ccray.evaluation.metrics import FeatureSums
 from ccray.evaluation.report import Card, Figures, Pixels
 from ccray.shapes import oracle, world
@@ -102,7 +102,7 @@ def settings(recipe: Recipe, drawn: Drawn, size_px: tuple[int, int]) -> dict[str
         "recipe": recipe.name,
         "model": recipe.train.name,
         "prompts": len(drawn.rows),
-        "prompts_from": config.prompts or f"the first {config.count} held-out scenes of seed {config.seed} of the shapes world",
+        "prompts_from": config.prompts or _own_prompts(recipe),
         "languages": dict(sorted(Counter(row["language"] for row in drawn.rows).items())),
         "categories": dict(sorted(Counter(row["category"] for row in drawn.rows).items())),
         "seed": config.seed,
@@ -111,6 +111,12 @@ def settings(recipe: Recipe, drawn: Drawn, size_px: tuple[int, int]) -> dict[str
         "size_px": list(size_px),
         "features": config.features,
     }
+
+
+def _own_prompts(recipe: Recipe) -> str:
+    if recipe.catalog.source == "shapes":
+        return f"held-out scenes of the shapes world, seed {recipe.evaluate.seed}"
+    return "captions of the catalog's images, the validation split first"
 
 
 def cards(drawn: Drawn, pictures: Sequence[Pixels]) -> list[Card]:

@@ -11,13 +11,13 @@ from PIL import Image
 
 from ccray import recipes, storage
 from ccray.config import Recipe, build
-from ccray.evaluation import measuring, prompts, sampling, summary
+from ccray.evaluation import choice, measuring, prompts, sampling, summary
 from ccray.evaluation.features import FeatureExtractor
 from ccray.evaluation.measuring import Measure
 from ccray.evaluation.metrics import FeatureSums
 from ccray.evaluation.sampling import Artist, GenerateSamples
 from ccray.evaluation.summary import Drawn
-from ccray.schema import CATALOG, IMAGES, key_of
+from ccray.schema import CAPTIONS, CATALOG, IMAGES, hex_key, key_of
 from ccray.shapes import oracle, world
 from ccray.storage import Root
 from tests import folders
@@ -95,15 +95,27 @@ def test_reference_halves_prefer_validation_and_share_no_image(tmp_path: Path) -
     root = Root(str(tmp_path))
     splits = small_catalog(root, 40, 3)
     jobs = measuring.reference_jobs(root, "catalog", 20)
-    halves = {name: {key for job in jobs if job.set == name for key in job.keys} for name in (measuring.REFERENCE, measuring.REAL)}
+    halves = {name: {key for job in jobs if job.set == name for key in job.keys} for name in (choice.REFERENCE, choice.REAL)}
     assert [len(half) for half in halves.values()] == [10, 10]
-    chosen = halves[measuring.REFERENCE] | halves[measuring.REAL]
+    chosen = halves[choice.REFERENCE] | halves[choice.REAL]
     assert len(chosen) == 20
     assert {key for key, split in splits.items() if split == "validation"} <= chosen
     assert {key for key in chosen if splits[key] == "train"} == set(sorted(key for key, split in splits.items() if split == "train")[:12])
     gone = next(iter(chosen))
     root.write("takedowns/1.jsonl", f'{{"key": "{gone % 2**64:016x}"}}\n'.encode())
     assert gone not in {key for job in measuring.reference_jobs(root, "catalog", 40) for key in job.keys}
+
+
+def test_captions_as_prompts(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    splits = small_catalog(root, 20, 2)
+    for shard in (0, 1):
+        keys = root.read_table(f"catalog/{storage.shard_name(shard)}").column("key").to_pylist()
+        rows = [{"key": key, "shard": shard, "caption": f"picture {key}" if key % 2 else None, "language": "en", "status": "ok"} for key in keys]
+        storage.seal(root, "captions/c", shard, pa.Table.from_pylist(rows, CAPTIONS), CAPTIONS, "key")
+    asked = prompts.of_captions(root, "catalog", "captions/c", 20)
+    assert {one.id: one.category for one in asked} == {hex_key(key): split for key, split in splits.items() if key % 2}
+    assert {one.category for one in prompts.of_captions(root, "catalog", "captions/c", 4)} == {"validation"}
 
 
 def test_measured_sets_are_their_pictures_features(recipe: Recipe, tmp_path: Path) -> None:

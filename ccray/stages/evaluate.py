@@ -1,0 +1,187 @@
+"""Evaluate: prompts -> pictures of the trained and of the untrained model -> figures, a contact sheet and a page.
+
+evaluation/prompts/          what is asked for, rows of schema.PROMPTS
+evaluation/samples/<model>/  <id>.png, the sealed table of them, samples.jsonl
+evaluation/metrics.json, contact_sheet.png, report.html
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.actor_pool import ActorPool
+
+from ccray import sharded, storage
+from ccray.config import ActorResources, Recipe
+from ccray.evaluation import fidelity, measuring, prompts, report, sampling, summary
+from ccray.evaluation.measuring import Job, Measure
+from ccray.evaluation.metrics import FeatureSums
+from ccray.evaluation.prompts import Prompt
+from ccray.evaluation.sampling import Artist, GenerateSamples
+from ccray.evaluation.summary import UNTRAINED, Drawn
+from ccray.interfaces import Failed, Refused
+from ccray.schema import PROMPTS, SAMPLES
+from ccray.shapes.oracle import Reading
+from ccray.shapes.world import Scene
+from ccray.storage import Manifest, Root, Stage
+
+log = logging.getLogger(__name__)
+
+NAME = "evaluate"
+DIRECTORY = "evaluation"
+PROMPTS_DIRECTORY = f"{DIRECTORY}/prompts"
+ROWS_PER_SHARD = 2048
+
+
+def run(recipe: Recipe, root: Root) -> Manifest:
+    """Draw every prompt with the trained and the untrained model and measure the pictures.
+
+    Raises:
+        Refused: on missing inputs or prompts that cannot be read, before any write.
+        Failed: when a worker fails.
+    """
+    stage = storage.stage_of(recipe, NAME)
+    if storage.state(root, stage) == "finished":
+        found = storage.read_manifest(root, stage.directory)
+        assert found is not None
+        return found
+    storage.inputs(root, recipe, NAME)
+    shards = _shards(root, recipe, _prompts(recipe, root))
+    model = Artist(recipe.train.name, recipe, f"{storage.stage_of(recipe, 'train').directory}/model")
+    untrained = Artist(UNTRAINED, recipe, None)
+    sharded.connect()
+    with storage.running(root, stage) as manifest:
+        seals = {number: storage.seal(root, PROMPTS_DIRECTORY, number, part, PROMPTS, "key") for number, part in shards.items()}
+        manifest.shards = {storage.shard_name(number): rows for number, rows in seals.items()}
+        manifest.rows = sum(manifest.shards.values())
+        manifest.facts = _measured(recipe, root, _drawn(root, stage, model), _drawn(root, stage, untrained))
+        root.write_json(f"{DIRECTORY}/metrics.json", manifest.facts)
+    return manifest
+
+
+def _prompts(recipe: Recipe, root: Root) -> list[Prompt]:
+    if recipe.train.name == UNTRAINED:
+        raise Refused(f"train.name={UNTRAINED} is kept for the model before training: expected another name")
+    if recipe.evaluate.prompts is not None:
+        return prompts.read_file(Path(recipe.evaluate.prompts).expanduser())
+    if recipe.catalog.source == "shapes":
+        return prompts.held_out(recipe.evaluate.seed, recipe.evaluate.count)
+    catalog, captions = (storage.stage_of(recipe, name).directory for name in ("catalog", "caption"))
+    return prompts.of_captions(root, catalog, captions, recipe.evaluate.count)
+
+
+def _shards(root: Root, recipe: Recipe, asked: Sequence[Prompt]) -> dict[int, pa.Table]:
+    """The prompts as the shards of their table.
+
+    Raises:
+        Refused: when a run that was cut short had other prompts.
+    """
+    rows = prompts.table(asked, recipe.evaluate.seed, ROWS_PER_SHARD)
+    parts = {number: rows.slice(number * ROWS_PER_SHARD, ROWS_PER_SHARD).sort_by("key") for number in range(-(-len(asked) // ROWS_PER_SHARD))}
+    for number in storage.sealed_shards(root, PROMPTS_DIRECTORY):
+        if number not in parts or not root.read_table(f"{PROMPTS_DIRECTORY}/{storage.shard_name(number)}").equals(parts[number]):
+            raise Refused(
+                f"the prompts have changed since this evaluation was begun (evaluate.prompts={recipe.evaluate.prompts}): "
+                f"remove {root.path(DIRECTORY)} to begin anew"
+            )
+    return parts
+
+
+def _drawn(root: Root, stage: Stage, artist: Artist) -> Drawn:
+    """Draw what is not drawn yet; every row with its judgement."""
+    resources = artist.recipe.resources.evaluate
+    step = sharded.Step(GenerateSamples, (artist, root, sharded.threads_of(resources)), SAMPLES, artist.recipe.evaluate.batch_size, resources)
+    target = sharded.Door(artist.directory, SAMPLES, "key")
+    shards = sharded.map_shards(root, stage, PROMPTS_DIRECTORY, PROMPTS.names, [step], target, resources.rows_per_block)
+    rows = [row for name in shards for row in root.read_table(f"{artist.directory}/{name}").to_pylist()]
+    shapes = artist.recipe.catalog.source == "shapes"
+    judged = [summary.judge(row["prompt"], sampling.decoded(root.read(row["path"]))) if shapes else None for row in rows]
+    drawn = Drawn(rows, judged)
+    lines = [json.dumps(line, ensure_ascii=False) for line in drawn.lines()]
+    root.write(f"{artist.directory}/samples.jsonl", ("\n".join(lines) + "\n").encode())
+    return drawn
+
+
+def _measured(recipe: Recipe, root: Root, drawn: Drawn, untrained: Drawn) -> dict[str, Any]:
+    """All figures; the sheet and the page are written on the way."""
+    first = list(sampling.pictures_at(root, [row["path"] for row in drawn.rows[: report.MOST_CARDS]]))
+    height, width = first[0].shape[:2]
+    figures = summary.settings(recipe, drawn, (width, height)) | _captions(recipe, root)
+    figures |= summary.shapes_figures(drawn, untrained, _ceiling(recipe, drawn.scenes))
+    jobs = measuring.reference_jobs(root, storage.stage_of(recipe, "catalog").directory, recipe.evaluate.reference_images)
+    for name, one in ((recipe.train.name, drawn), (UNTRAINED, untrained)):
+        jobs += measuring.sample_jobs(name, [row["path"] for row in one.rows])
+    figures |= summary.distance_figures(_features(recipe, root, jobs), recipe.train.name)
+    title, subtitle = summary.titles(figures)
+    sheet = report.png(report.contact_sheet(summary.cards(drawn, first), title, subtitle))
+    root.write(f"{DIRECTORY}/contact_sheet.png", sheet)
+    settings = {name: figures[name] for name in summary.settings(recipe, drawn, (width, height))}
+    root.write(f"{DIRECTORY}/report.html", report.page(title, summary.tables(figures), sheet, settings).encode())
+    return figures
+
+
+def _captions(recipe: Recipe, root: Root) -> dict[str, Any]:
+    """How many telephoned captions are exactly right; empty where nobody knows the true ones."""
+    if recipe.catalog.source != "shapes":
+        return {}
+    matches = rows = 0
+    catalog, captions = (storage.stage_of(recipe, name).directory for name in ("catalog", "caption"))
+    for shard in storage.sealed_shards(root, catalog):
+        name = storage.shard_name(shard)
+        truth = root.read_table(f"{catalog}/{name}", columns=["key", "source_ref"])
+        both = truth.join(root.read_table(f"{captions}/{name}", columns=["key", "caption"]), "key")
+        matches += fidelity.exact_matches(both.column("source_ref").to_pylist(), both.column("caption").to_pylist())
+        rows += both.num_rows
+    return {"caption_exact_match": matches / rows, "captions_compared": rows}
+
+
+def _ceiling(recipe: Recipe, scenes: list[Scene]) -> list[Reading]:
+    if not scenes:
+        return []
+    ceiling: Any = ray.remote(measuring.ceiling)
+    task = ceiling.options(**_options(recipe.resources.evaluate))
+    readings: list[Reading] = _answer(task.remote(recipe.encode, scenes, sharded.threads_of(recipe.resources.evaluate)))
+    return readings
+
+
+def _features(recipe: Recipe, root: Root, jobs: list[Job]) -> dict[str, FeatureSums]:
+    resources, config = recipe.resources.evaluate, recipe.evaluate
+    measure: Any = ray.remote(Measure)
+    remote = measure.options(**_options(resources))
+    actors = [
+        remote.remote(root, config.features, config.batch_size, sharded.threads_of(resources)) for _ in range(min(resources.max_actors, len(jobs)))
+    ]
+    pool = ActorPool(actors)
+    for job in jobs:
+        pool.submit(lambda actor, job: actor.measure.remote(job), job)
+    return measuring.merged(_results(pool))
+
+
+def _options(pool: ActorResources) -> dict[str, Any]:
+    return {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "label_selector": pool.label_selector or None}
+
+
+def _results(pool: ActorPool) -> Iterator[tuple[str, FeatureSums]]:
+    """Answers in the order of their jobs, so that the same pictures give the same figures."""
+    while pool.has_next():
+        try:
+            yield pool.get_next()
+        except RayTaskError as error:
+            raise _plain(error) from None
+
+
+def _answer(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise _plain(error) from None
+
+
+def _plain(error: RayTaskError) -> Exception:
+    """What a worker raised, without the machine it was raised on."""
+    return error.cause if isinstance(error.cause, (Failed, Refused)) else error
