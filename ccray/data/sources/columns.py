@@ -1,0 +1,93 @@
+"""Which column of a strange table holds what: common names are known, others are mapped in `catalog.columns`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ccray.config import ColumnMap
+from ccray.interfaces import Refused
+
+# Names are compared without case, blanks and punctuation; the first that is there wins.
+COMMON: dict[str, tuple[str, ...]] = {
+    "image": (
+        *("image", "file", "filename", "filepath", "imagefile", "imagefilename", "imagepath", "path", "localpath"),
+        *("img", "imgpath", "jpg", "jpeg", "png", "webp", "bytes", "imagebytes"),
+    ),
+    "url": ("imageurl", "imgurl", "downloadurl", "originalurl", "contenturl", "fileurl", "mediaurl", "url"),
+    "id": ("id", "imageid", "photoid", "key", "uid", "uuid", "identifier", "foreignidentifier", "cocoid"),
+    "license": ("licenseurl", "licenceurl", "licenselink", "cclicense", "license", "licence", "licensename", "licencename", "rights"),
+    "license_version": ("licenseversion", "licenceversion"),
+    "license_seen_at": ("licenseseenat", "licenceseenat", "retrievedat", "crawledat"),
+    "creator": ("creator", "author", "artist", "photographer", "unickname", "ownername", "username", "owner", "uploader"),
+    "creator_url": ("creatorurl", "authorurl", "authorprofileurl", "artisturl", "ownerurl", "userurl", "profileurl"),
+    "title": ("title", "imagetitle", "headline"),
+    "alt_text": ("alttext", "alt", "caption", "text", "description"),
+    "source_url": (
+        *("sourcepage", "sourcepageurl", "pageurl", "sourceurl", "foreignlandingurl", "originallandingurl", "landingurl"),
+        *("landingpage", "photopage", "webpage"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The table's own names of the columns we need; None where it has none."""
+
+    image: str | None = None
+    url: str | None = None
+    id: str | None = None
+    license: str | None = None
+    license_version: str | None = None
+    license_seen_at: str | None = None
+    creator: str | None = None
+    creator_url: str | None = None
+    title: str | None = None
+    alt_text: str | None = None
+    source_url: str | None = None
+
+    def present(self) -> list[str]:
+        """The table's columns to read, each once."""
+        return list(dict.fromkeys(name for name in vars(self).values() if name is not None))
+
+
+def find(present: Sequence[str], mapped: ColumnMap, table: str) -> Columns:
+    """The columns that we need among those that are present.
+
+    Raises:
+        Refused: when a mapped column is not there.
+    """
+    given = {field: column for field, column in mapped.model_dump().items() if column is not None}
+    for field, column in given.items():
+        if column not in present:
+            raise Refused(f"catalog.columns.{field} is {column!r}, but {table} has no such column: it has {_names(present)}")
+    by_name: dict[str, str] = {}
+    for column in present:
+        by_name.setdefault(_plain(column), column)
+    common = {field: next((by_name[name] for name in names if name in by_name), None) for field, names in COMMON.items()}
+    if "url" in given and "image" not in given:  # asked to download: a column of file names is then only a name
+        common["image"] = None
+    return Columns(**(common | given))
+
+
+def require(columns: Columns, present: Sequence[str], table: str, declared: str | None) -> None:
+    """Raises:
+    Refused: when no column gives an image, or none gives a licence and none was declared.
+    """
+    if columns.image is None and columns.url is None:
+        raise Refused(
+            f"{table} has no column that we know as an image (such as file, image, url): it has {_names(present)}; "
+            "name it by catalog.columns.image=COLUMN or catalog.columns.url=COLUMN"
+        )
+    if columns.license is None and declared is None:
+        raise Refused(
+            f"{table} has no column that we know as a licence (such as license, license_url): it has {_names(present)}; "
+            "name it by catalog.columns.license=COLUMN, or declare one licence for all by --license SPDX"
+        )
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _names(present: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, present[:40]))
+    return f"{shown} and {len(present) - 40} more" if len(present) > 40 else shown or "none"

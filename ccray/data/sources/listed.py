@@ -1,0 +1,97 @@
+"""What every source offers: pictures it names, with the words it has for each, and a locator by which the bytes are fetched later.
+
+Locators, all relative to the source's own folder:
+
+    file:PATH          a file; percent-encoded where its name is not plain text
+    url:URL            to download
+    row:FILE#N         the image column of row N of a Parquet file
+    scene:SEED/INDEX   drawn, not fetched
+    none:REASON:TEXT   listed, but there is nothing to fetch
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Protocol
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from ccray import licenses
+from ccray.interfaces import Refused
+from ccray.storage import Root
+
+# Left as they are in a file locator; everything else that is not ASCII or could end a locator early is percent-encoded.
+PLAIN = "/ !$&'()*+,:;=@[]~"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One picture that a source names. `own_id` is unique inside the source and stays the same when the source is listed again."""
+
+    own_id: str
+    source_ref: str
+    locator: str
+    license_text: str | None = None
+    license_basis: str | None = None
+    license_seen_at: datetime | None = None
+    creator: str | None = None
+    creator_url: str | None = None
+    title: str | None = None
+    alt_text: str | None = None
+    source_url: str | None = None
+
+    def texts(self) -> dict[str, str | datetime | None]:
+        """All but `own_id`, as columns of `schema.LISTING`; lone surrogates, which no Parquet string can hold, are replaced."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "own_id"}
+        return {name: _clean(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+class Source(Protocol):
+    """A source whose door has been passed: `name` is the word of the `source` column, `base` the folder of its locators."""
+
+    name: str
+    base: Root | None
+    image_column: str | None  # of the images embedded in a table
+
+    def listing(self) -> Iterator[Listed]: ...
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def file_locator(path: str) -> str:
+    return "file:" + quote_from_bytes(os.fsencode(path), safe=PLAIN)
+
+
+def located_file(locator: str) -> str:
+    """The path that `file_locator` made a locator of."""
+    return os.fsdecode(unquote_to_bytes(locator.removeprefix("file:")))
+
+
+def nothing(reason: str, detail: str) -> str:
+    """The locator of a row that is a reject from the start."""
+    return f"none:{reason}:{detail}"
+
+
+def folder_root(path: str, what: str) -> Root:
+    """Where a source lies.
+
+    Raises:
+        Refused: when it is neither a path nor on S3.
+    """
+    try:
+        return Root(path)
+    except Refused:
+        raise Refused(f"{what} cannot be read: expected a path or s3://bucket/prefix") from None
+
+
+def declared_license(text: str | None) -> str | None:
+    """`catalog.license`, checked.
+
+    Raises:
+        Refused: when it is not a licence that we know.
+    """
+    if text is not None and licenses.parse(text).spdx is None:
+        raise Refused(f"catalog.license {text!r} is not a licence that we know: expected an SPDX id such as CC-BY-4.0 or CC0-1.0, or a deed URL")
+    return text

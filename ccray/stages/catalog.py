@@ -1,0 +1,108 @@
+"""catalog: sources -> `listing/`, `images/`, `catalog/`, `rejects/`.
+
+It lists (every source becomes rows with an id and a shard, fixed before any download), then fetches (one row of `images/` for each listed row,
+failures with their reason), then indexes (no bytes: licence, duplicates, split). Listing and images carry manifests of their own, so
+that neither is taken for another source's after `catalog/` was removed.
+"""
+
+from dataclasses import replace
+
+from ccray import schema
+from ccray.config import Recipe
+from ccray.data.fetching import FetchImages
+from ccray.data.indexing import IMAGES, LISTING, Index, write_index
+from ccray.data.listing import open_source, shards
+from ccray.data.sources.listed import Source
+from ccray.interfaces import Failed
+from ccray.sharded import Door, Step, map_shards, say
+from ccray.storage import MANIFEST, Manifest, Root, Stage, now, read_manifest, running, seal, shard_name, stage_of, state
+
+NAME = "catalog"
+BATCH = 64  # rows fetched together; a URL each, at worst
+IMAGES_DOOR = Door(IMAGES, schema.IMAGES, "row_id", order=("key", "row_id"), row_group_rows=64)
+FETCHED_COLUMNS = ["row_id", "shard", "locator", "license_text"]
+
+
+def run(recipe: Recipe, root: Root) -> Manifest:
+    """Build the catalog, or continue where an earlier run stopped.
+
+    Raises:
+        Refused: when the source cannot be used, or the root holds another catalog.
+        Failed: when no image is left; `rejects/` then says why.
+    """
+    stage = stage_of(recipe, NAME)
+    if state(root, stage) == "finished":
+        return _manifest(root, stage)
+    parts = {part: replace(stage, directory=part) for part in (LISTING, IMAGES)}
+    states = {part: state(root, of_part) for part, of_part in parts.items()}
+    source = open_source(recipe.catalog)
+    with running(root, stage) as manifest:
+        if states[LISTING] != "finished":
+            _list(recipe, root, source, parts[LISTING])
+        if states[IMAGES] != "finished":
+            _fetch(recipe, root, source, stage, parts[IMAGES])
+        index = write_index(root, recipe.catalog)
+        _fill(manifest, index)
+        if not index.accepted:
+            raise Failed(_nothing_left(recipe, root, index))
+        say(f"catalog: {index.accepted} accepted, {index.rejected} rejected of {index.listed}{_reasons(index)}")
+    return manifest
+
+
+def _manifest(root: Root, stage: Stage) -> Manifest:
+    manifest = read_manifest(root, stage.directory)
+    assert manifest is not None
+    return manifest
+
+
+def _list(recipe: Recipe, root: Root, source: Source, part: Stage) -> None:
+    root.delete(LISTING)  # what a kill left, perhaps of another source
+    files: dict[str, int] = {}
+    for table in shards(source, recipe.catalog):
+        files[shard_name(len(files))] = seal(root, LISTING, len(files), table, schema.LISTING, "row_id")
+    say(f"listing: {sum(files.values())} images in {len(files)} shards")
+    _mark(root, part, files)
+
+
+def _fetch(recipe: Recipe, root: Root, source: Source, stage: Stage, part: Stage) -> None:
+    _mark(root, part, None)
+    pool = recipe.resources.catalog
+    step = Step(FetchImages, (recipe.catalog, source.base, source.image_column), schema.IMAGES, min(BATCH, pool.rows_per_block), pool)
+    files = map_shards(root, stage, LISTING, FETCHED_COLUMNS, [step], IMAGES_DOOR, pool.rows_per_block)
+    _mark(root, part, files)
+
+
+def _mark(root: Root, part: Stage, files: dict[str, int] | None) -> None:
+    """Write the manifest of a part; finished when its files are given."""
+    manifest = read_manifest(root, part.directory) or Manifest(
+        part.name, part.recipe, "running", part.fingerprint, part.config, part.inputs, started_at=now()
+    )
+    if files is not None:
+        manifest.status, manifest.finished_at = "finished", now()
+        manifest.rows, manifest.shards = sum(files.values()), files
+    root.write_json(f"{part.directory}/{MANIFEST}", manifest.__dict__)
+
+
+def _fill(manifest: Manifest, index: Index) -> None:
+    manifest.rows = index.accepted
+    manifest.shards = index.shards
+    manifest.counts = dict(sorted(index.reasons.items()))
+    manifest.facts = {
+        "listed": index.listed,
+        "accepted": index.accepted,
+        "rejected": index.rejected,
+        "licenses": dict(sorted(index.licenses.items())),
+        "splits": dict(sorted(index.splits.items())),
+    }
+
+
+def _reasons(index: Index) -> str:
+    found = ", ".join(f"{reason} {count}" for reason, count in index.reasons.most_common())
+    return f" ({found})" if found else ""
+
+
+def _nothing_left(recipe: Recipe, root: Root, index: Index) -> str:
+    return (
+        f"no image of {recipe.catalog.source!r} is left under policy {recipe.catalog.policy}: all {index.listed} were rejected{_reasons(index)}; "
+        f"{root.path('rejects')} names each. Change the source, policy or licence and use another --root"
+    )
