@@ -107,22 +107,27 @@ def generate_latents(
             f"{count} prompts with {len(seeds)} seeds, {len(negatives)} negative prompts, {len(scales)} guidance scales: expected as many of each"
         )
     width = width or max(count, 1)
-    batches = [_empty(components, size)]
-    for start in range(0, count, width):
-        stop = min(start + width, count)
-        rows, spare = slice(start, stop), width - (stop - start)
-        latents = _draw(
+    latents = _empty(components, size, count)
+    for rows in _batches(scales, width):
+        spare = width - len(rows)
+        drawn = _draw(
             components,
-            [*prompts[rows], *[""] * spare],
-            [*seeds[rows], *[0] * spare],
-            [*negatives[rows], *[""] * spare],
-            [*scales[rows], *scales[rows][-1:] * spare],
+            [*(prompts[row] for row in rows), *[""] * spare],
+            [*(seeds[row] for row in rows), *[0] * spare],
+            [*(negatives[row] for row in rows), *[""] * spare],
+            [*(scales[row] for row in rows), *[scales[rows[-1]]] * spare],
             steps or components.default_steps,
             size,
             on_step,
         )
-        batches.append(latents[: stop - start])
-    return torch.cat(batches)
+        latents[rows] = drawn[: len(rows)]
+    return latents
+
+
+def _batches(scales: Sequence[float], width: int) -> list[list[int]]:
+    """Row numbers of each batch. Rows without guidance go apart: beside guided ones they would be drawn at twice the width."""
+    groups = [[row for row, scale in enumerate(scales) if guided(scale) is wanted] for wanted in (True, False)]
+    return [group[start : start + width] for group in groups for start in range(0, len(group), width)]
 
 
 def _draw(
@@ -139,7 +144,7 @@ def _draw(
     guidance = torch.tensor(scales, dtype=torch.float64)
     null_features, null_mask = components.text.encode(negatives) if guided(guidance) else (None, None)
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    shape = _empty(components, size_px).shape[1:]
+    shape = _empty(components, size_px, 0).shape[1:]
     noise = torch.cat([torch.randn((1, *shape), generator=generator, dtype=components.dtype) for generator in generators])
     return sample(
         components.predict,
@@ -169,9 +174,9 @@ def _size(components: Parts, size_px: tuple[int, int] | None) -> tuple[int, int]
     return height_px, width_px
 
 
-def _empty(components: Parts, size_px: tuple[int, int]) -> Tensor:
+def _empty(components: Parts, size_px: tuple[int, int], count: int) -> Tensor:
     height, width = (side // components.autoencoder.factor for side in size_px)
-    return torch.empty((0, components.autoencoder.latent_channels, height, width), device=components.device, dtype=components.dtype)
+    return torch.empty((count, components.autoencoder.latent_channels, height, width), device=components.device, dtype=components.dtype)
 
 
 def _scales(guidance: float | Sequence[float], count: int) -> list[float]:

@@ -73,15 +73,12 @@ def sample(
     return latents
 
 
-def _row_scale(guidance: float | Tensor, like: Tensor) -> float | Tensor:
-    """One number when all rows agree, as the stock pipelines multiply; else B 1 1 1."""
-    rows = torch.as_tensor(guidance, dtype=torch.float64).flatten()
-    if bool((rows == rows[0]).all()):
-        return float(rows[0])
-    return rows.to(like.device, like.dtype).view(-1, 1, 1, 1)
+def _row_scale(guidance: float | Tensor, like: Tensor) -> Tensor:
+    """1 or B, 1 1 1; at least fp32, which is how a plain number multiplies half-precision tensors in the stock pipelines."""
+    return torch.as_tensor(guidance).to(like.device, torch.promote_types(like.dtype, torch.float32)).view(-1, 1, 1, 1)
 
 
-def _guide(prediction: Tensor, scale: float | Tensor) -> Tensor:
+def _guide(prediction: Tensor, scale: Tensor) -> Tensor:
     without, with_text = prediction.chunk(2)
-    guided_rows = without + scale * (with_text - without)
-    return guided_rows if isinstance(scale, float) else torch.where(scale > 1, guided_rows, with_text)
+    guided_rows = without + (scale * (with_text - without)).to(prediction.dtype)
+    return torch.where(scale > 1, guided_rows, with_text)

@@ -74,7 +74,7 @@ class Autoencoder:
     @torch.inference_mode()
     def encode(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (uint8, N H W 3; sides divisible by `factor`) to the raw posterior's mean and std (float32, N C h w each)."""
-        images = torch.from_numpy(pixels).to(self.module.device).permute(0, 3, 1, 2).to(self.module.dtype)
+        images = torch.tensor(pixels).to(self.module.device).permute(0, 3, 1, 2).to(self.module.dtype)
         posterior = self.module.encode(images / 127.5 - 1.0).latent_dist
         return posterior.mean.float().cpu().numpy(), posterior.std.float().cpu().numpy()
 

@@ -49,8 +49,14 @@ def test_settings_reach_the_picture(model: Components) -> None:
     }
     for what, latents in changed.items():
         assert not torch.equal(latents[2], base[2]), what
-        if what != "guidance":  # multiplied as one number or as one a row: the last bits differ
-            assert torch.equal(latents[:2], base[:2]), what
+        assert torch.equal(latents[:2], base[:2]), what
+
+
+def test_a_row_without_guidance_does_not_feel_guided_company(model: Components) -> None:
+    mixed = generate_latents(model, PROMPTS, SEEDS, steps=3, guidance=[3.0, 1.0, 7.5], width=2)
+    for row, scale in enumerate([3.0, 1.0, 7.5]):
+        alone = generate_latents(model, PROMPTS[row : row + 1], SEEDS[row : row + 1], steps=3, guidance=scale, width=2)
+        assert torch.equal(mixed[row], alone[0])
 
 
 def test_nothing_asked_nothing_drawn(model: Components) -> None:

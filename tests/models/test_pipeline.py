@@ -114,8 +114,8 @@ FOREIGN = {
 }
 
 
-def stock_latents(folder: Path, **settings: object) -> torch.Tensor:
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+def stock_latents(folder: Path, dtype: torch.dtype = torch.float32, **settings: object) -> torch.Tensor:
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in SEEDS]
     return pipeline(PROMPTS, generator=generators, num_inference_steps=STEPS, output_type="latent", **settings).images
@@ -151,9 +151,12 @@ def test_no_guidance_and_other_sizes_as_in_stock_diffusers(tmp_path: Path) -> No
     assert (ours - theirs).abs().max() < 1e-4
 
 
-def test_lower_precision_loads_and_draws(tmp_path: Path) -> None:
-    components = load_folder(folders.stable_diffusion_folder(tmp_path), precision="bf16")
+def test_lower_precision_draws_as_in_stock_diffusers(tmp_path: Path) -> None:
+    folder = folders.stable_diffusion_folder(tmp_path)
+    components = load_folder(folder, precision="bf16")
     assert components.dtype == torch.bfloat16
+    theirs = stock_latents(folder, torch.bfloat16, guidance_scale=3.3)
+    assert torch.equal(generate_latents(components, PROMPTS, SEEDS, steps=STEPS, guidance=[3.3, 3.3]), theirs)
     assert generate(components, PROMPTS, SEEDS, steps=2).shape == (2, 32, 32, 3)
 
 
