@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -211,6 +211,16 @@ def model_path(reference: str) -> str:
     return reference
 
 
+def require_model(setting: str, reference: str) -> None:
+    """Raises:
+    Refused: when a model that is meant to be on this disk is not; a hub name is not looked up.
+    """
+    place = Path(model_path(reference)).expanduser()
+    on_disk = reference.startswith((BUILT_IN, "/", ".", "~"))
+    if on_disk and not place.is_dir():
+        raise Refused(f"{setting} is {reference!r}, but there is no folder {place}: expected a model folder, a hub name or {BUILT_IN}NAME")
+
+
 def weights_digest(folder: str) -> str | None:
     """sha256 of a model folder's safetensors files, 16 hex digits; None for a hub name that is not on this disk."""
     files = sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []
@@ -233,13 +243,17 @@ def sealed_shards(root: Root, directory: str) -> list[int]:
     return [int(name[6:-8]) for name in names if name.startswith("shard-") and name.endswith(".parquet")]
 
 
-def seal(root: Root, directory: str, shard: int, table: pa.Table, schema: pa.Schema, id_column: str, row_group_rows: int = 4096) -> int:
-    """Drop doubles by id, sort by id, cast to the door's schema and write a shard in one atomic step; the number of rows."""
+def seal(
+    root: Root, directory: str, shard: int, table: pa.Table, schema: pa.Schema, id_column: str, row_group_rows: int = 4096, order: Sequence[str] = ()
+) -> int:
+    """Drop doubles by id, sort by id (or by `order`, nulls last), cast to the door's schema and write a shard in one atomic step; the number of rows."""
     table = table.select(schema.names).cast(schema).sort_by(id_column)
     ids = table.column(id_column).to_numpy()
     if len(ids) > 1:
         keep = [True, *(ids[1:] != ids[:-1])]
         table = table.filter(pa.array(keep))
+    if order:
+        table = table.sort_by([(name, "ascending") for name in order])
     root.write_table(f"{directory}/{shard_name(shard)}", table.combine_chunks(), row_group_rows)
     return table.num_rows
 
