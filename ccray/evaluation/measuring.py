@@ -41,22 +41,23 @@ class Job:
 class Measure:
     """A feature extractor on one machine."""
 
-    def __init__(self, root: Root, features: str, batch_size: int, threads: int | None = None) -> None:
-        """Take the settings; the extractor is loaded with the first job, on a GPU when this process sees one.
+    def __init__(self, root: Root, features: str, batch_size: int, device: str = "cpu", threads: int | None = None) -> None:
+        """Take the settings; the extractor is loaded with the first job.
 
         Args:
             root: where pictures lie.
             features: a transformers folder or hub name.
             batch_size: pictures at once.
+            device: "cpu", "cuda".
             threads: torch threads of this process; None leaves them alone.
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        self.root, self.features, self.batch_size = root, features, batch_size
+        self.root, self.features, self.batch_size, self.device = root, features, batch_size, device
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
-        return FeatureExtractor(self.features, "cuda" if torch.cuda.is_available() else "cpu")
+        return FeatureExtractor(self.features, self.device)
 
     def measure(self, job: Job) -> tuple[str, FeatureSums]:
         """The job's set and the sums of its pictures' features.
@@ -107,11 +108,11 @@ def reference_jobs(root: Root, catalog: str, limit: int) -> list[Job]:
 
 
 @torch.inference_mode()
-def ceiling(config: EncodeConfig, scenes: Sequence[Scene], threads: int | None = None) -> list[Reading]:
+def ceiling(config: EncodeConfig, scenes: Sequence[Scene], device: str = "cpu", threads: int | None = None) -> list[Reading]:
     """True pictures of `scenes` through the VAE and back, read by the oracle: no denoiser can be read better than this."""
     if threads is not None:
         torch.set_num_threads(threads)
-    vae = Autoencoder(config.model, config.subfolder, config.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    vae = Autoencoder(config.model, config.subfolder, config.precision, device)
     readings = []
     for start in range(0, len(scenes), config.batch_size):
         pictures = np.stack([world.draw(scene, config.size_px) for scene in scenes[start : start + config.batch_size]])

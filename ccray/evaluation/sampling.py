@@ -47,18 +47,19 @@ class Artist:
 class GenerateSamples:
     """Draws batches of prompts with the recipe's steps and guidance; every picture's noise comes from its own seed."""
 
-    def __init__(self, artist: Artist, root: Root, threads: int | None = None) -> None:
-        """Load the model, on a GPU when this process sees one.
+    def __init__(self, artist: Artist, root: Root, device: str = "cpu", threads: int | None = None) -> None:
+        """Load the model.
 
         Args:
             artist: what draws.
             root: where the PNG files go.
+            device: "cpu", "cuda".
             threads: torch threads of this process; None leaves them alone.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         self.artist, self.root, self.config = artist, root, artist.recipe.evaluate
-        self.components = artist.components(root, "cuda" if torch.cuda.is_available() else "cpu")
+        self.components = artist.components(root, device)
 
     def __call__(self, batch: Batch) -> Batch:
         """Columns of `schema.PROMPTS` to those of `schema.SAMPLES`, one PNG a row; drawn again, a picture has the same bytes."""

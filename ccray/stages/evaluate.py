@@ -54,6 +54,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     shards = _shards(root, recipe, _prompts(recipe, root))
     model = Artist(recipe.train.name, recipe, f"{storage.stage_of(recipe, 'train').directory}/model")
     untrained = Artist(UNTRAINED, recipe, None)
+    storage.require_model("evaluate.features", recipe.evaluate.features)
     sharded.connect()
     with storage.running(root, stage) as manifest:
         seals = {number: storage.seal(root, PROMPTS_DIRECTORY, number, part, PROMPTS, "key") for number, part in shards.items()}
@@ -95,7 +96,13 @@ def _shards(root: Root, recipe: Recipe, asked: Sequence[Prompt]) -> dict[int, pa
 def _drawn(root: Root, stage: Stage, artist: Artist) -> Drawn:
     """Draw what is not drawn yet; every row with its judgement."""
     resources = artist.recipe.resources.evaluate
-    step = sharded.Step(GenerateSamples, (artist, root, sharded.threads_of(resources)), SAMPLES, artist.recipe.evaluate.batch_size, resources)
+    step = sharded.Step(
+        GenerateSamples,
+        (artist, root, sharded.device_of(resources), sharded.threads_of(resources)),
+        SAMPLES,
+        artist.recipe.evaluate.batch_size,
+        resources,
+    )
     target = sharded.Door(artist.directory, SAMPLES, "key")
     shards = sharded.map_shards(root, stage, PROMPTS_DIRECTORY, PROMPTS.names, [step], target, resources.rows_per_block)
     rows = [row for name in shards for row in root.read_table(f"{artist.directory}/{name}").to_pylist()]
@@ -143,9 +150,10 @@ def _captions(recipe: Recipe, root: Root) -> dict[str, Any]:
 def _ceiling(recipe: Recipe, scenes: list[Scene]) -> list[Reading]:
     if not scenes:
         return []
+    pool = recipe.resources.evaluate
     ceiling: Any = ray.remote(measuring.ceiling)
-    task = ceiling.options(**_options(recipe.resources.evaluate))
-    readings: list[Reading] = _answer(task.remote(recipe.encode, scenes, sharded.threads_of(recipe.resources.evaluate)))
+    task = ceiling.options(**_options(pool))
+    readings: list[Reading] = _answer(task.remote(recipe.encode, scenes, sharded.device_of(pool), sharded.threads_of(pool)))
     return readings
 
 
