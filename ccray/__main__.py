@@ -101,6 +101,10 @@ def _recipe(arguments: argparse.Namespace, words: list[str], default: str | None
     base = recipes.named(name)
     root = Root(arguments.root or f"runs/{name}")
     root.check_writable()
+    if "RAY_ADDRESS" in os.environ:  # a submitted job, or a driver beside a cluster
+        from ccray.sharded import refuse_unshared_root
+
+        refuse_unshared_root(root)
     shorts = [f"{key}={json.dumps(value)}" for short, key in SHORT.items() if (value := getattr(arguments, short)) is not None]
     text = _file_text(arguments.config) if arguments.config else None
     asked = config.build(base, [*shorts, *words], text)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,14 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.exceptions import SystemException
 
 from ccray.config import ActorResources
-from ccray.interfaces import Batch, Failed, Worker
+from ccray.interfaces import Batch, Failed, Refused, Worker
 from ccray.storage import Root, Stage, check_rows, seal, sealed_shards, shard_name
 
 LOCAL_CPUS = 8  # logical; a resume needs three beside the actors, for the checkpoint's filter, reading and writing
 PROGRESS_SECONDS = 5
 SEALS_AT_ONCE = 8
 WORK_LOG = "CCRAY_WORK_LOG"
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
 
 
 def connect() -> None:
@@ -46,6 +48,25 @@ def connect() -> None:
         ray.init(log_to_driver=True)
     else:
         ray.init(address="local", num_cpus=max(LOCAL_CPUS, os.cpu_count() or 1), include_dashboard=False)
+
+
+def refuse_unshared_root(root: Root) -> None:
+    """On a cluster that was there before (a submitted job, RAY_ADDRESS): refuse a root that its nodes do not share.
+
+    Raises:
+        Refused: when a job's root lies in its copy of the working directory (so does every relative one), or on the disk of one machine
+            while several nodes are alive.
+    """
+    if not root.is_local or not os.environ.get("RAY_ADDRESS"):
+        return
+    if IN_JOB in os.environ and Path(root.uri).is_relative_to(Path.cwd()):
+        raise Refused(
+            f"--root {root.uri} lies in the job's own working copy, which goes when the job ends: expected an absolute path or s3://bucket/prefix"
+        )
+    connect()
+    alive = sum(bool(node["Alive"]) for node in ray.nodes())
+    if alive > 1:
+        raise Refused(f"--root {root.uri} is on the disk of one machine, but {alive} nodes are alive: expected s3://bucket/prefix")
 
 
 @dataclass(frozen=True)
