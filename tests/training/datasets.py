@@ -1,6 +1,7 @@
-"""A way to end a run in the middle, as a kill would, without leaving the process."""
+"""Datasets around a dataset: one that ends a run in the middle, as a kill would, and one that says other words."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ccray.data.loader import LatentDataset
 from ccray.interfaces import LatentBatch
@@ -8,6 +9,20 @@ from ccray.interfaces import LatentBatch
 
 class Interruption(Exception):
     """The machine is gone."""
+
+
+class OtherWords:
+    """A dataset whose captions all say something else."""
+
+    def __init__(self, data: LatentDataset) -> None:
+        self._data = data
+
+    def batches(self, start_step: int) -> Iterator[LatentBatch]:
+        for batch in self._data.batches(start_step):
+            yield replace(batch, captions=["something else"] * len(batch.captions))
+
+    def captions(self, count: int) -> list[str]:
+        return self._data.captions(count)
 
 
 class UntilStep:

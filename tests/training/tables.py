@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from ccray import config, recipes, schema, storage
 from ccray.config import Recipe
@@ -18,7 +17,7 @@ from ccray.training.local import LocalRuntime
 from ccray.training.loop import Trained, train
 from ccray.training.tracking import FileTracker, Silence
 from tests import folders
-from tests.training.interrupted import Interruption, UntilStep
+from tests.training.datasets import Interruption, OtherWords, UntilStep
 
 DOORS = Doors("latents/test-32px", "captions/test", "catalog", "commercial")
 SHAPE = (4, 8, 8)
@@ -45,14 +44,18 @@ def write_shard(root: Root, shard: int, keys: np.ndarray, seed: int = 0, doors: 
         "latent_shape": [list(SHAPE)] * count,
         "status": ["ok"] * count,
     }
-    for directory, schema_, values in ((doors.catalog, schema.CATALOG, catalog), (doors.captions, schema.CAPTIONS, captions), (doors.latents, schema.LATENTS, rows)):
+    for directory, schema_, values in (
+        (doors.catalog, schema.CATALOG, catalog),
+        (doors.captions, schema.CAPTIONS, captions),
+        (doors.latents, schema.LATENTS, rows),
+    ):
         table = pa.table({name: column(name, values.get(name, [None] * count), schema_) for name in schema_.names}, schema=schema_)
         storage.seal(root, directory, shard, table, schema_, "key")
 
 
 def write_tables(root: Root, rows: tuple[int, ...] = (20, 17, 22), seed: int = 0) -> None:
     """Shards of so many rows, with keys all over the int64 range."""
-    keys = np.random.default_rng(seed).choice(2**62, sum(rows), replace=False) * 2 - 2**62
+    keys = np.random.default_rng(seed).choice(2**62, sum(rows), replace=False) - 2**61
     for shard, end in enumerate(np.cumsum(rows)):
         write_shard(root, shard, keys[end - rows[shard] : end], seed)
 
@@ -91,24 +94,19 @@ class Place:
         order = Order(recipe.train.seed, recipe.train.global_batch_size, recipe.train.window_shards)
         return LatentDataset(self.root, DOORS, counted or index(self.root, DOORS), order, rank, world_size)
 
-    def train(self, recipe: Recipe, name: str, until: int | None = None) -> Trained | None:
+    def train(
+        self, recipe: Recipe, name: str, until: int | None = None, runtime: LocalRuntime | None = None, other_words: bool = False
+    ) -> Trained | None:
         """Train (or continue) the run of that name on this rank, one thread; `until` = the step at which it is interrupted."""
-        runtime = LocalRuntime(self.path / name)
+        runtime = runtime or LocalRuntime(self.path / name)
         tracker = FileTracker(self.root, name) if runtime.rank == 0 else Silence()
         data = self.data(recipe, runtime.rank, runtime.world_size)
         components = pipeline.from_recipe(recipe)
         if until is None:
-            return train(recipe, runtime, data, components, tracker)
+            return train(recipe, runtime, OtherWords(data) if other_words else data, components, tracker)
         with pytest.raises(Interruption):
             train(recipe, runtime, UntilStep(data, until), components, tracker)
         return None
-
-    def weights(self, name: str, recipe: Recipe) -> dict[str, torch.Tensor]:
-        """The averaged weights of a finished run: training again only reads them."""
-        trained = self.train(recipe, name)
-        assert trained is not None
-        assert trained.weights is not None
-        return trained.weights
 
     def metrics(self, name: str) -> list[dict[str, float]]:
         """Lines of metrics, without what a clock says."""

@@ -21,7 +21,9 @@ FP32_WORDS = (UNET, "train.steps=1")
 @pytest.fixture(scope="module")
 def both(place: Place) -> Place:
     """Every run once on two ranks and once on one."""
-    recipes = {name: place.recipe(*words) for name, words in (("unet", UNET_WORDS), ("dit", DIT_WORDS), ("lonely", LONELY_WORDS), ("fp32", FP32_WORDS))}
+    recipes = {
+        name: place.recipe(*words) for name, words in (("unet", UNET_WORDS), ("dit", DIT_WORDS), ("lonely", LONELY_WORDS), ("fp32", FP32_WORDS))
+    }
     jobs = [Job(recipe, f"two-{name}") for name, recipe in recipes.items()]
     resumed = [Job(recipes["unet"], "two-resumed", until=13), Job(recipes["unet"], "two-resumed")]
     place.train(recipes["unet"], "one-to-two", until=13)
