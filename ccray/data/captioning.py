@@ -11,6 +11,7 @@ from ccray.config import CaptionConfig
 from ccray.data.pixels import OK, as_objects, pixels_of
 from ccray.interfaces import Batch, Caption, Captioner
 from ccray.models.captioner import Blip2Captioner
+from ccray.models.device import usable
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class CaptionImages:
         if threads is not None:
             torch.set_num_threads(threads)
         self._config = config
-        self._captioner: Captioner = Blip2Captioner(config, device)
+        self._captioner: Captioner = Blip2Captioner(config, usable(device))
 
     def __call__(self, batch: Batch) -> Batch:
         statuses = batch["status"].copy()

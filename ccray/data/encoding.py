@@ -12,6 +12,7 @@ from ccray.config import EncodeConfig
 from ccray.data.pixels import OK, as_objects, pixels_of
 from ccray.interfaces import Batch, Encoder, Refused
 from ccray.models.autoencoder import Autoencoder
+from ccray.models.device import usable
 from ccray.storage import model_path, weights_digest
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class EncodeImages:
         if threads is not None:
             torch.set_num_threads(threads)
         self._config = config
-        self._encoder: Encoder = Autoencoder(config.model, config.subfolder, config.precision, device)
+        self._encoder: Encoder = Autoencoder(config.model, config.subfolder, config.precision, usable(device))
 
     def __call__(self, batch: Batch) -> Batch:
         statuses = batch["status"].copy()
