@@ -227,10 +227,7 @@ def read(pixels: Pixels) -> Reading:
 
 
 def _agreements(seen: Sequence[Seen], scene: Scene) -> dict[str, bool]:
-    return {
-        name: all(getattr(one, name) == getattr(other, name) for one, other in zip(seen, scene.things, strict=True))
-        for name in ATTRIBUTES[1:]
-    }
+    return {name: all(getattr(one, name) == getattr(other, name) for one, other in zip(seen, scene.things, strict=True)) for name in ATTRIBUTES[1:]}
 
 
 def compare(reading: Reading, scene: Scene) -> Fidelity:

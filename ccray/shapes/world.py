@@ -207,13 +207,14 @@ def png_bytes(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _phrase(thing: Thing) -> str:
+def phrase(thing: Thing) -> str:
+    """What a caption says of one thing."""
     return f"a {thing.size} {thing.colour} {thing.shape} {thing.place}"
 
 
 def caption(scene: Scene) -> str:
     """The one sentence for `scene`, e.g. "a large red circle on the left on a white background"; 11 or 19 lower-case words."""
-    return f"{' and '.join(map(_phrase, scene.things))} on a {scene.background} background"
+    return f"{' and '.join(map(phrase, scene.things))} on a {scene.background} background"
 
 
 def words() -> tuple[str, ...]:
@@ -240,13 +241,13 @@ def parse(text: str) -> Scene | None:
     sentence = _SENTENCE.fullmatch(text)
     if sentence is None:
         return None
-    phrases = [_THING.fullmatch(phrase) for phrase in sentence["things"].split(" and ")]
-    if None in phrases or len(phrases) > 2:
+    found = [_THING.fullmatch(one) for one in sentence["things"].split(" and ")]
+    things = tuple(Thing(one["colour"], one["shape"], one["size"], one["place"]) for one in found if one is not None)
+    if len(things) < len(found) or len(things) > 2:
         return None
-    things = tuple(Thing(**phrase.groupdict()) for phrase in phrases if phrase is not None)
     return Scene(sentence["background"], things)
 
 
 def scenes_match(first: Scene, second: Scene) -> bool:
     """True if one caption fits both, whatever the order of their things and their jitter."""
-    return first.background == second.background and sorted(map(_phrase, first.things)) == sorted(map(_phrase, second.things))
+    return first.background == second.background and sorted(map(phrase, first.things)) == sorted(map(phrase, second.things))

@@ -6,6 +6,7 @@ Generate with `max_new_tokens` of at least 20: the longest caption has 19 words,
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,18 +22,16 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from ccray.shapes.teachers.lessons import batches, lesson_scenes, pixel_tensor, warm_cosine
+from ccray.shapes.teachers.learning import Plan, learn
+from ccray.shapes.teachers.lessons import exam_scenes, lesson_scenes, pixel_tensor
 from ccray.shapes.teachers.words import word_tokenizer
-from ccray.shapes.world import Scene, caption
+from ccray.shapes.world import Pixels, Scene, caption, draw
 
-LESSONS = 24_000
-STEPS = 6_000
-BATCH_SIZE = 64
-PEAK_LEARNING_RATE = 1.5e-3
-SEED = 12
+PLAN = Plan(name="captioner", lessons=24_000, steps=3_000, batch_size=64, peak_learning_rate=1.5e-3, seed=12)
 QUERIES = 8
 # Queries, <bos>, 19 words, <eos>; the rest is room for a prompt.
 LONGEST = 48
+MAX_NEW_TOKENS = 24
 IGNORED = -100
 
 
@@ -45,9 +44,7 @@ def new_processor() -> Blip2Processor:
 def new_captioner(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGeneration:
     """The untrained network, for a processor's tokenizer (which knows <image>)."""
     ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    vision = Blip2VisionConfig(
-        hidden_size=80, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, image_size=32, patch_size=4
-    )
+    vision = Blip2VisionConfig(hidden_size=80, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, image_size=32, patch_size=4)
     qformer = Blip2QFormerConfig(
         vocab_size=len(tokenizer),
         hidden_size=80,
@@ -72,7 +69,7 @@ def new_captioner(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGene
         dropout=0.0,
         **ends,
     )
-    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    image_token = tokenizer.get_vocab()["<image>"]
     config = Blip2Config(
         vision_config=vision,
         qformer_config=qformer,
@@ -87,30 +84,47 @@ def new_captioner(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGene
 def sentences(scenes: list[Scene], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
     """Token ids, `<image>` x QUERIES, <bos>, words, <eos>, <pad>, and labels that ignore all but words and <eos>: N L int64 each."""
     texts = tokenizer([caption(scene) + tokenizer.eos_token for scene in scenes], padding=True, return_tensors="pt").input_ids
-    pictures = torch.full((len(scenes), QUERIES), tokenizer.convert_tokens_to_ids("<image>"))
+    pictures = torch.full((len(scenes), QUERIES), tokenizer.get_vocab()["<image>"])
     labels = texts.masked_fill((texts == tokenizer.pad_token_id) | (texts == tokenizer.bos_token_id), IGNORED)
     return torch.cat([pictures, texts], dim=1), torch.cat([torch.full_like(pictures, IGNORED), labels], dim=1)
 
 
-def train_captioner(folder: Path) -> None:
-    """Train from SEED and save the network and its processor to `folder`."""
-    torch.manual_seed(SEED)
+def train_captioner(folder: Path, plan: Plan = PLAN) -> None:
+    """Train from the plan's seed and save the network and its processor to `folder`."""
+    torch.manual_seed(plan.seed)
     processor = new_processor()
     captioner = new_captioner(processor.tokenizer)
-    scenes = lesson_scenes(LESSONS)
+    scenes = lesson_scenes(plan.lessons)
     images = pixel_tensor(scenes)
     ids, labels = sentences(scenes, processor.tokenizer)
-    optimizer = torch.optim.AdamW(captioner.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, STEPS, 200))
-    began = time.monotonic()
-    for step, batch in enumerate(batches(LESSONS, BATCH_SIZE, STEPS, SEED)):
-        loss = captioner(pixel_values=images[batch], input_ids=ids[batch], labels=labels[batch]).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(captioner.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 200 == 0:
-            print(f"captioner step {step} of {STEPS}: loss {loss.item():.4f}, {time.monotonic() - began:.0f} s", flush=True)
+
+    def loss_of(batch: Tensor) -> Tensor:
+        return captioner(pixel_values=images[batch], input_ids=ids[batch], labels=labels[batch]).loss
+
+    learn(plan, list(captioner.parameters()), loss_of)
     captioner.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+@torch.no_grad()
+def telephone(folder: Path, pictures: Sequence[Pixels], batch_size: int = 256) -> list[str]:
+    """Captions of `pictures` (H W 3 uint8 each) by the saved captioner, greedily, through nothing but transformers' own calls."""
+    processor = Blip2Processor.from_pretrained(folder)
+    captioner = Blip2ForConditionalGeneration.from_pretrained(folder).eval()
+    texts: list[str] = []
+    for start in range(0, len(pictures), batch_size):
+        inputs = processor(images=list(pictures[start : start + batch_size]), return_tensors="pt")
+        tokens = captioner.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        texts += processor.batch_decode(tokens, skip_special_tokens=True)
+    return texts
+
+
+def measure_captioner(folder: Path, exams: int) -> dict[str, float]:
+    """Share of `exams` held-out pictures whose caption is right to the letter, and pictures captioned a second on this machine."""
+    scenes = exam_scenes(exams)
+    pictures = [draw(scene) for scene in scenes]
+    began = time.monotonic()
+    texts = telephone(folder, pictures)
+    seconds = time.monotonic() - began
+    right = sum(text == caption(scene) for text, scene in zip(texts, scenes, strict=True))
+    return {"exact_match": right / exams, "pictures_per_second": exams / seconds}

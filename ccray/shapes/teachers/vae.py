@@ -4,22 +4,20 @@ A KL weight as large as this one blurs nothing here, because the world is simple
 the decoder learns to read latents with noise on them, which is what a denoiser gives it.
 """
 
-import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccray.shapes.teachers.lessons import batches, lesson_scenes, pixel_tensor, warm_cosine
+from ccray.shapes.oracle import score
+from ccray.shapes.teachers.learning import Plan, learn
+from ccray.shapes.teachers.lessons import exam_scenes, lesson_scenes, pixel_arrays, pixel_tensor
 
-LESSONS = 24_000
-STEPS = 8_000
-BATCH_SIZE = 32
-PEAK_LEARNING_RATE = 2e-3
+PLAN = Plan(name="vae", lessons=24_000, steps=8_000, batch_size=32, peak_learning_rate=2e-3, seed=11)
 KL_WEIGHT = 1e-3
-SEED = 11
 
 
 def new_vae() -> AutoencoderKL:
@@ -48,25 +46,41 @@ def vae_loss(vae: AutoencoderKL, images: Tensor) -> Tensor:
 @torch.no_grad()
 def measured_scale(vae: AutoencoderKL, images: Tensor) -> float:
     """1 / standard deviation of sampled latents over all elements: what makes final latents of unit size."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(PLAN.seed)
     return 1 / float(vae.encode(images).latent_dist.sample(generator).std())
 
 
-def train_vae(folder: Path) -> None:
-    """Train from SEED and save to `folder`."""
-    torch.manual_seed(SEED)
-    vae, images = new_vae(), pixel_tensor(lesson_scenes(LESSONS))
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, STEPS, 200))
-    began = time.monotonic()
-    for step, batch in enumerate(batches(LESSONS, BATCH_SIZE, STEPS, SEED)):
-        loss = vae_loss(vae, images[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 200 == 0:
-            print(f"vae step {step} of {STEPS}: loss {loss.item():.4f}, {time.monotonic() - began:.0f} s", flush=True)
+def train_vae(folder: Path, plan: Plan = PLAN) -> None:
+    """Train from the plan's seed and save to `folder`."""
+    torch.manual_seed(plan.seed)
+    vae, images = new_vae(), pixel_tensor(lesson_scenes(plan.lessons))
+    learn(plan, list(vae.parameters()), lambda batch: vae_loss(vae, images[batch]))
     vae.register_to_config(scaling_factor=round(measured_scale(vae, images[:2048]), 4))
     vae.save_pretrained(folder)
+
+
+@torch.no_grad()
+def measure_vae(folder: Path, exams: int) -> dict[str, float]:
+    """Figures of the saved VAE on `exams` held-out scenes.
+
+    `psnr_db` is the mean over pictures of the reconstruction from the posterior's mean; `oracle_*` the share of pictures whose
+    reconstruction the oracle reads right, from the mean and, `noisy`, with a fifth of the latents' size in noise added.
+    """
+    vae, scenes = AutoencoderKL.from_pretrained(folder).eval(), exam_scenes(exams)
+    images = pixel_tensor(scenes)
+    posterior = vae.encode(images).latent_dist
+    generator = torch.Generator().manual_seed(PLAN.seed)
+    noise = 0.2 / vae.config.scaling_factor * torch.randn(posterior.mean.shape, generator=generator)
+    clean, noisy = vae.decode(posterior.mean).sample, vae.decode(posterior.mean + noise).sample
+    squares = (clean.clamp(-1, 1) - images).square().mean(dim=(1, 2, 3)) / 4
+    read = [score(pixels, scene) for pixels, scene in zip(pixel_arrays(clean), scenes, strict=True)]
+    read_noisy = [score(pixels, scene) for pixels, scene in zip(pixel_arrays(noisy), scenes, strict=True)]
+    return {
+        "psnr_db": float((-10 * squares.log10()).mean()),
+        "oracle_colour": float(np.mean([one.colour for one in read])),
+        "oracle_shape": float(np.mean([one.shape for one in read])),
+        "oracle_all": float(np.mean([one.all for one in read])),
+        "oracle_all_noisy": float(np.mean([one.all for one in read_noisy])),
+        "posterior_std": float(posterior.std.mean() * vae.config.scaling_factor),
+        "final_latent_std": float(posterior.mean.std() * vae.config.scaling_factor),
+    }

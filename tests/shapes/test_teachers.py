@@ -1,0 +1,146 @@
+"""The shipped teachers: loaded by their libraries' own calls, measured on held-out scenes, small, and taught nothing they should not know."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors import safe_open
+from transformers import AutoProcessor, AutoTokenizer, Blip2ForConditionalGeneration, CLIPTextModel
+
+from ccray.shapes import WEIGHTS
+from ccray.shapes.oracle import score
+from ccray.shapes.teachers.captioner import train_captioner
+from ccray.shapes.teachers.learning import Plan, batches, warm_cosine
+from ccray.shapes.teachers.lessons import FIRST_TEACHER_SEED, exam_scenes, lesson_scenes, pixel_arrays, pixel_tensor
+from ccray.shapes.teachers.text import SLOT_SIZES, measure_text, said_so_far, train_text
+from ccray.shapes.teachers.vae import measure_vae, train_vae
+from ccray.shapes.world import caption, draw, is_held_out, parse, train_scene
+
+EXAMS = 300
+LIMIT_BYTES = 8_000_000
+
+
+def test_the_weights_are_safetensors_and_small() -> None:
+    files = list(WEIGHTS.rglob("*"))
+    assert sum(file.stat().st_size for file in files if file.is_file()) <= LIMIT_BYTES
+    assert {file.suffix for file in files if file.is_file()} == {".safetensors", ".json", ".md"}
+    assert {file.parent.name for file in WEIGHTS.rglob("*.safetensors")} == {"vae", "captioner", "text"}
+
+
+@pytest.mark.parametrize("name", ["vae", "captioner", "text"])
+def test_the_weights_are_finite_float32(name: str) -> None:
+    (file,) = (WEIGHTS / name).glob("*.safetensors")
+    with safe_open(file, "pt") as tensors:
+        loaded = [tensors.get_tensor(key) for key in tensors.keys()]  # noqa: SIM118 (not a dict)
+    assert all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in loaded)
+
+
+@pytest.mark.parametrize("name", ["vae", "captioner", "text"])
+def test_each_card_names_licence_and_command(name: str) -> None:
+    card = (WEIGHTS / name / "README.md").read_text()
+    assert "license: cc0-1.0" in card
+    assert f"--only {name}" in card
+
+
+def test_lessons_hold_no_held_out_scene_and_no_catalog_picture() -> None:
+    lessons = lesson_scenes(24_000)
+    assert not any(is_held_out(scene) for scene in lessons)
+    assert FIRST_TEACHER_SEED == 1_000_000
+    assert not set(lessons) & {train_scene(seed, index) for seed in (0, 1) for index in range(8_000)}
+    assert all(is_held_out(scene) for scene in exam_scenes(200))
+
+
+def test_the_vae_keeps_pictures_and_colours() -> None:
+    figures = measure_vae(WEIGHTS / "vae", EXAMS)
+    assert figures["psnr_db"] >= 28
+    assert figures["oracle_colour"] >= 0.97
+    assert figures["oracle_all"] >= 0.97
+
+
+def test_final_latents_have_unit_size() -> None:
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae").eval()
+    with torch.no_grad():
+        raw = vae.encode(pixel_tensor(exam_scenes(EXAMS))).latent_dist.sample(torch.Generator().manual_seed(0))
+    assert raw.shape == (EXAMS, 4, 8, 8)
+    assert 0.9 < float(raw.std() * vae.config.scaling_factor) < 1.1
+
+
+@torch.no_grad()
+def test_the_captioner_is_right_to_the_letter_through_stock_calls() -> None:
+    processor = AutoProcessor.from_pretrained(WEIGHTS / "captioner")
+    captioner = Blip2ForConditionalGeneration.from_pretrained(WEIGHTS / "captioner").eval()
+    scenes = exam_scenes(EXAMS)
+    inputs = processor(images=[draw(scene) for scene in scenes], return_tensors="pt")
+    tokens = captioner.generate(**inputs, max_new_tokens=20, do_sample=False)
+    texts = processor.batch_decode(tokens, skip_special_tokens=True)
+    assert np.mean([text == caption(scene) for text, scene in zip(texts, scenes, strict=True)]) >= 0.95
+    assert all(parse(text) for text in texts)
+
+
+def test_an_empty_prompt_captions_like_none() -> None:
+    processor = AutoProcessor.from_pretrained(WEIGHTS / "captioner")
+    captioner = Blip2ForConditionalGeneration.from_pretrained(WEIGHTS / "captioner").eval()
+    picture = draw(exam_scenes(1)[0])
+    plain = captioner.generate(**processor(images=[picture], return_tensors="pt"), max_new_tokens=20)
+    prompted = captioner.generate(**processor(images=[picture], text=[""], return_tensors="pt"), max_new_tokens=20)
+    assert torch.equal(plain, prompted)
+
+
+def test_the_text_encoder_binds_attributes_to_things() -> None:
+    figures = measure_text(WEIGHTS / "text", EXAMS)
+    assert figures["probe_slots"] >= 0.99
+
+
+def test_the_tokenizer_pads_truncates_and_admits_what_it_does_not_know() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "text")
+    pad, bos, unk, eos = (tokenizer.convert_tokens_to_ids(token) for token in ("<pad>", "<bos>", "<unk>", "<eos>"))
+    encode = lambda text: tokenizer(text, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids  # noqa: E731
+    assert tokenizer.model_max_length == CLIPTextModel.from_pretrained(WEIGHTS / "text").config.max_position_embeddings == 24
+    assert encode("") == [bos, eos] + [pad] * 22
+    assert encode("zebra") == [bos, unk, eos] + [pad] * 21
+    assert encode("A Red") == encode("a red")
+    assert len(encode("red " * 50)) == 24
+    assert encode("red " * 50)[-1] == eos
+    assert all(unk not in encode(caption(scene)) for scene in exam_scenes(200))
+
+
+def test_what_is_said_so_far_grows_with_the_caption() -> None:
+    scene = next(scene for scene in lesson_scenes(100) if len(scene.things) == 2)
+    slots = said_so_far(scene)
+    assert slots.shape == (24, len(SLOT_SIZES))
+    assert (slots[:7] == 0).all()
+    assert [int((row > 0).sum()) for row in slots[[8, 16, 20, 23]]] == [3, 6, 7, 7]
+
+
+def test_batches_repeat_themselves_and_visit_everything_once_a_pass() -> None:
+    first, second = (list(batches(10, 3, 6, seed=4)) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert len(set(torch.cat(first[:3]).tolist())) == 9
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    shares = [warm_cosine(step, 100, 10) for step in range(100)]
+    assert shares[0] == 0.1
+    assert max(shares) == 1
+    assert shares[-1] < 0.02
+
+
+def test_pixels_survive_the_trip_to_tensors() -> None:
+    scenes = exam_scenes(3)
+    assert all(np.array_equal(back, draw(scene)) for back, scene in zip(pixel_arrays(pixel_tensor(scenes)), scenes, strict=True))
+
+
+@pytest.mark.parametrize(("name", "train"), [("vae", train_vae), ("captioner", train_captioner), ("text", train_text)])
+def test_each_teacher_has_a_pulse(name: str, train: Callable[[Path, Plan], None], tmp_path: Path) -> None:
+    train(tmp_path / name, Plan(name=name, lessons=64, steps=2, batch_size=8, peak_learning_rate=1e-3, seed=0))
+    assert {file.name for file in (tmp_path / name).iterdir()} >= {file.name for file in (WEIGHTS / name).iterdir()} - {"README.md"}
+
+
+def test_a_wrong_colour_would_be_noticed() -> None:
+    vae, scenes = AutoencoderKL.from_pretrained(WEIGHTS / "vae").eval(), exam_scenes(60)
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(pixel_tensor(scenes).flip(1)).latent_dist.mean).sample
+    assert np.mean([score(pixels, scene).colour for pixels, scene in zip(pixel_arrays(decoded), scenes, strict=True)]) < 0.5
