@@ -78,3 +78,6 @@ class Silence:
 
     def images(self, step: int, name: str, grid: np.ndarray) -> None:
         """Show nothing."""
+
+    def close(self) -> None:
+        """There is nothing to finish."""

@@ -1,0 +1,216 @@
+"""train: latents + captions -> `checkpoints/<name>/`: Ray Train around `training.loop`.
+
+step-00001000/          the newest checkpoints (`training.checkpoint`): tensors, progress.json, seen.parquet
+metrics.jsonl, tensorboard/, samples/
+model/, seen.parquet    once finished: the averaged weights as a diffusers folder, and what they have seen
+"""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from ccray import storage
+from ccray.config import Recipe
+from ccray.data import loader
+from ccray.data.loader import Doors, Index, LatentDataset, Order
+from ccray.interfaces import Failed
+from ccray.models import pipeline
+from ccray.sharded import connect, reason_of
+from ccray.storage import Manifest, Root, Stage
+from ccray.training import admission, export, loop
+from ccray.training.tracking import FileTracker, Silence
+
+NAME = "train"
+RAYS_RECORD = "checkpoint_manager_snapshot.json"  # by which Ray Train knows its checkpoints
+
+
+def run(recipe: Recipe, root: Root) -> Manifest:
+    """Train the denoiser, or continue from the newest checkpoint.
+
+    Raises:
+        Refused: when an input is not finished, or latents, text and denoiser do not fit each other.
+        Failed: when no image may be trained on, or training fails.
+    """
+    stage = storage.stage_of(recipe, NAME)
+    if storage.state(root, stage) == "finished":
+        found = storage.read_manifest(root, stage.directory)
+        assert found is not None
+        return found
+    made = storage.inputs(root, recipe, NAME)
+    admission.check(recipe, made["encode"].facts)
+    counted = loader.index(root, _doors(recipe))
+    connect()
+    with storage.running(root, stage) as manifest:
+        _fit(_absolute(recipe), root, stage, counted, _tidied(root, stage.directory))
+        checkpoint = f"{stage.directory}/{_checkpoint_name(recipe.train.steps)}"
+        progress = root.read_json(f"{checkpoint}/progress.json")
+        root.write(f"{stage.directory}/seen.parquet", root.read(f"{checkpoint}/seen.parquet"))
+        manifest.rows = counted.total
+        manifest.facts = {
+            "steps": progress["step"],
+            "loss": progress["last_loss"],
+            "checkpoint": checkpoint,
+            "model": f"{stage.directory}/model",
+            "seen": f"{stage.directory}/seen.parquet",
+            "parameters": progress["parameters"],
+            "images_seen": root.read_table(f"{checkpoint}/seen.parquet", columns=["key"]).num_rows,
+            "samples": progress["samples"],
+        }
+    return manifest
+
+
+def _doors(recipe: Recipe) -> Doors:
+    latents, captions, catalog = (storage.stage_of(recipe, name).directory for name in ("encode", "caption", "catalog"))
+    return Doors(latents, captions, catalog, recipe.train.policy or recipe.catalog.policy)
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """The recipe with models on this disk by absolute path: Ray Train's workers have another working directory."""
+
+    def place(reference: str) -> str:
+        path = Path(reference).expanduser()
+        return str(path.absolute()) if path.is_dir() else reference
+
+    start = recipe.train.start_from
+    return recipe.model_copy(
+        update={
+            "train": recipe.train.model_copy(update={"start_from": start and place(start)}),
+            "encode": recipe.encode.model_copy(update={"model": place(recipe.encode.model)}),
+            "text": recipe.text.model_copy(update={"model": place(recipe.text.model)}),
+        }
+    )
+
+
+def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index, begin_with: str | None) -> None:
+    wanted = recipe.resources.train
+    parent, name = stage.directory.rsplit("/", 1)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"recipe": recipe, "root": root, "directory": stage.directory, "index": counted, "begin_with": begin_with},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if wanted.gpus else "gloo"),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # a lazy name: mypy sees the class of Train's first version
+            num_workers=wanted.workers,
+            use_gpu=wanted.gpus > 0,
+            resources_per_worker={"CPU": wanted.cpus} | ({"GPU": wanted.gpus} if wanted.gpus else {}),
+            label_selector=wanted.label_selector or None,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=root.path(parent),
+            storage_filesystem=root.filesystem,
+            failure_config=FailureConfig(max_failures=wanted.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=recipe.train.keep_checkpoints),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        cause = next(iter(error.worker_failures.values()), error) if isinstance(error, WorkerGroupError) else error
+        raise Failed(f"training stopped: {reason_of(cause)}; the newest checkpoint stays: run the same command again to continue from it") from error
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """One rank, in a process of its own."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("ccray").setLevel(logging.INFO)
+    recipe, root, directory = settings["recipe"], settings["root"], settings["directory"]
+    runtime = RayRuntime(root, directory, settings["begin_with"])
+    order = Order(recipe.train.seed, recipe.train.global_batch_size, recipe.train.window_shards)
+    data = LatentDataset(root, _doors(recipe), settings["index"], order, runtime.rank, runtime.world_size)
+    tracker = FileTracker(root, directory) if runtime.rank == 0 else Silence()
+    components = pipeline.from_recipe(recipe, device=runtime.device)
+    trained = loop.train(recipe, runtime, data, components, tracker, runtime.threads(recipe))
+    tracker.close()
+    if trained.weights is not None:
+        with tempfile.TemporaryDirectory(prefix="ccray-model-") as folder:
+            export.save(components, trained.weights, Path(folder))
+            root.delete(f"{directory}/model")
+            root.upload(Path(folder), f"{directory}/model")
+
+
+class RayRuntime:
+    """`interfaces.Runtime` on a worker of Ray Train."""
+
+    def __init__(self, root: Root, directory: str, begin_with: str | None) -> None:
+        context = ray.train.get_context()
+        self.device = str(get_device())
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self._root, self._directory, self._begin_with = root, directory, begin_with
+
+    @contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        """The newest checkpoint that Ray knows, else the one to begin with."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None and self._begin_with is not None:
+            checkpoint = Checkpoint(self._root.path(f"{self._directory}/{self._begin_with}"), self._root.filesystem)
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def report(self, metrics: dict[str, float], directory: Path | None) -> None:
+        """Upload this rank's files beside the others'; Ray counts the checkpoint once all ranks have."""
+        if directory is None:
+            ray.train.report(metrics)
+            return
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint.from_directory(str(directory)),
+            checkpoint_dir_name=_checkpoint_name(int(metrics["step"])),
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def deadline(self) -> float | None:
+        """The announced end of a machine of this run; 0, which is long past, when it is announced without a time."""
+        notice = ray.train.get_preemption_info()
+        return None if notice is None else (notice.deadline_ms or 0) / 1000
+
+    def threads(self, recipe: Recipe) -> int:
+        """Torch threads of this rank: as told, or this machine's cores over its ranks."""
+        return recipe.resources.train.threads or max(1, (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size())
+
+
+def _checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _tidied(root: Root, directory: str) -> str | None:
+    """Remove checkpoints that a kill left half written; the name of the one to begin with where Ray's own record cannot be read.
+
+    Ray writes its record in place, after all ranks' files are there: where a kill tore it, the newest checkpoint is whole.
+    """
+    found = [name for name in root.names(directory) if name.startswith("step-")]
+    known = _known_to_ray(root, f"{directory}/{RAYS_RECORD}")
+    torn = known is not None and not (known and set(known) <= set(found))
+    kept = found[-1:] if torn else known or []
+    for name in set(found) - set(kept):
+        root.delete(f"{directory}/{name}")
+    if torn:
+        root.delete(f"{directory}/{RAYS_RECORD}")
+        return kept[0] if kept else None
+    return None
+
+
+def _known_to_ray(root: Root, record: str) -> list[str] | None:
+    """Checkpoints in Ray's record; none when the record cannot be read by this Ray; None when there is no record."""
+    if not root.exists(record):
+        return None
+    try:
+        content = json.loads(root.read(record))
+        return [one["checkpoint_dir_name"] for one in content["checkpoint_results"]] if content["ray_version"] == ray.__version__ else []
+    except (ValueError, KeyError):
+        return []

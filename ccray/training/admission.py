@@ -1,0 +1,75 @@
+"""Whether latents, text and denoiser belong together, found out before anything is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ccray import storage
+from ccray.config import Recipe
+from ccray.interfaces import Refused
+from ccray.models import pipeline
+
+
+def check(recipe: Recipe, latents: dict[str, Any]) -> None:
+    """Compare the recipe, and the models of it that are on this disk, with the facts of the latents' manifest.
+
+    Raises:
+        Refused: when they do not fit, naming both sides.
+    """
+    if recipe.train.precision == "fp16":
+        raise Refused("train.precision is 'fp16': expected fp32, bf16 or fp64 (gradients would underflow)")
+    _check_vae(recipe, latents)
+    if recipe.train.start_from is not None:
+        _check_start(recipe.train.start_from, latents)
+        return
+    if recipe.denoiser.in_channels != latents["latent_channels"]:
+        raise Refused(f"denoiser.in_channels is {recipe.denoiser.in_channels}, but the latents have {latents['latent_channels']} channels")
+    if recipe.denoiser.sample_size != latents["latent_size"]:
+        raise Refused(f"denoiser.sample_size is {recipe.denoiser.sample_size}, but the latents are {latents['latent_size']} wide")
+    storage.require_model("text.model", recipe.text.model)
+    width = _text_width(_settings(recipe.text.model, recipe.text.subfolder))
+    if width not in (None, recipe.text.width):
+        raise Refused(f"text.width is {recipe.text.width}, but the features of {recipe.text.model} are {width} wide")
+
+
+def _check_vae(recipe: Recipe, latents: dict[str, Any]) -> None:
+    storage.require_model("encode.model", recipe.encode.model)
+    asked = {"vae": recipe.encode.vae, "model": recipe.encode.model, "size_px": recipe.encode.size_px}
+    for key, value in asked.items():
+        if latents[key] != value:
+            raise Refused(f"encode.{key} is {value!r}, but the latents were made with {latents[key]!r}: run `ccray encode` under another --root")
+    now = storage.weights_digest(str(Path(storage.model_path(recipe.encode.model), recipe.encode.subfolder or "")))
+    if None not in (now, latents["vae_sha256"]) and now != latents["vae_sha256"]:
+        raise Refused(f"the weights of {recipe.encode.model} ({now}) are not those that made the latents ({latents['vae_sha256']}): encode anew")
+
+
+def _check_start(start_from: str, latents: dict[str, Any]) -> None:
+    """A folder to start from brings its own VAE; a hub name is looked at when it is loaded."""
+    storage.require_model("train.start_from", start_from)
+    folder = Path(storage.model_path(start_from)).expanduser()
+    if not folder.is_dir():
+        return
+    pipeline.read_index(str(folder))
+    vae = _settings(str(folder), "vae") or {}
+    scale = {"scaling_factor": vae.get("scaling_factor", 0.18215), "shift_factor": vae.get("shift_factor") or 0.0}
+    found = {"vae_sha256": storage.weights_digest(str(folder / "vae")), **scale}
+    for key, value in found.items():
+        if latents[key] is not None and value != latents[key]:
+            raise Refused(
+                f"train.start_from is {start_from}, whose VAE has {key} {value}, but the latents come from one with {latents[key]}: "
+                f"encode with encode.model={start_from} encode.subfolder=vae"
+            )
+
+
+def _settings(model: str, subfolder: str | None) -> dict[str, Any] | None:
+    """A model's config.json; None when it is not on this disk."""
+    path = Path(storage.model_path(model), subfolder or "", "config.json")
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _text_width(settings: dict[str, Any] | None) -> int | None:
+    """Numbers in a token's feature, as transformers' configurations call it."""
+    if settings is None:
+        return None
+    settings = settings.get("text_config", settings)
+    return settings.get("hidden_size", settings.get("d_model"))
