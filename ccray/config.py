@@ -384,7 +384,7 @@ def _yaml_value(text: str) -> Any:
         try:
             return float(text)
         except ValueError:
-            return text
+            return value
     return value
 
 

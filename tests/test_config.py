@@ -21,6 +21,10 @@ def test_overrides_are_typed() -> None:
     assert recipe.train.policy == "permissive"
 
 
+def test_quoted_words_are_texts() -> None:
+    assert config.build(recipes.tiny(), ['catalog.source="table:1e5.csv"']).catalog.source == "table:1e5.csv"
+
+
 def test_words_win_over_the_file() -> None:
     recipe = config.build(recipes.tiny(), ["train.steps=9"], "train: {steps: 5, seed: 3}")
     assert (recipe.train.steps, recipe.train.seed) == (9, 3)
