@@ -243,6 +243,7 @@ class ActorResources(Config):
     gpus: float = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)  # torch threads of one actor; None = the machine's cores over max_actors
     label_selector: dict[str, str] = {}
+    task_label_selector: dict[str, str] = {}  # of the CPU tasks beside the actors; Ray Data would have an autoscaler start any node for them
     rows_per_block: int = Field(256, ge=1)  # at most this many rows of one actor are redone after a kill
 
 
@@ -389,7 +390,7 @@ def _yaml_value(text: str) -> Any:
 
 
 # Sections whose own keys are free: replaced as a whole.
-FREE = {"label_selector"}
+FREE = {"label_selector", "task_label_selector"}
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any], prefix: str) -> None:

@@ -41,6 +41,8 @@ Origin = Literal["paper", "released-config", "model-card", "inferred", "ours"]
 CAPTION_NODE = {"ccray-role": "caption"}
 TRAIN_NODE = {"ccray-role": "train"}
 SERVE_NODE = {"ccray-role": "serve"}
+CPU_NODE = {"ccray-role": "cpu"}
+CPUS_OF = {"ccray-role": "in(cpu,caption)"}  # never a training or serving node for its CPUs
 
 
 def tiny() -> Recipe:
@@ -88,11 +90,11 @@ def tiny_dit() -> Recipe:
 def _gpu_resources(train_gpus: int) -> Resources:
     """Pools of the cluster files: spot captioning GPUs, on-demand training GPUs."""
     return Resources(
-        catalog=ActorResources(max_actors=64),
-        caption=ActorResources(max_actors=64, gpus=1, label_selector=CAPTION_NODE),
-        encode=ActorResources(max_actors=64, gpus=1, label_selector=CAPTION_NODE),
+        catalog=ActorResources(max_actors=64, label_selector=CPU_NODE, task_label_selector=CPU_NODE),
+        caption=ActorResources(max_actors=64, gpus=1, label_selector=CAPTION_NODE, task_label_selector=CPUS_OF),
+        encode=ActorResources(max_actors=64, gpus=1, label_selector=CAPTION_NODE, task_label_selector=CPUS_OF),
         train=TrainResources(workers=train_gpus, cpus=8, gpus=1, label_selector=TRAIN_NODE),
-        evaluate=ActorResources(max_actors=16, gpus=1, label_selector=CAPTION_NODE, rows_per_block=64),
+        evaluate=ActorResources(max_actors=16, gpus=1, label_selector=CAPTION_NODE, task_label_selector=CPUS_OF, rows_per_block=64),
         serve=ServeResources(host="0.0.0.0", max_replicas=4, gpus=1, label_selector=SERVE_NODE),
     )
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from ray.data import ActorPoolStrategy, DataContext, SaveMode
+from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, SaveMode
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.exceptions import SystemException
 
@@ -35,6 +35,8 @@ from ccray.storage import Root, Stage, check_rows, seal, sealed_shards, shard_na
 
 LOCAL_CPUS = 8  # logical; a resume needs three beside the actors, for the checkpoint's filter, reading and writing
 PROGRESS_SECONDS = 5
+STANDSTILL_SECONDS = 60  # between two lines when no rows come
+TASK_MEMORY_BYTES = 256 << 20  # claimed by a stateless task; the claim also keeps Ray Data from running it inside the next step's actors
 SEALS_AT_ONCE = 8
 WORK_LOG = "CCRAY_WORK_LOG"
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
@@ -184,11 +186,14 @@ class _Job:
         total = sum(self.expected.values())
         earlier = total - sum(self.expected[shard] for shard in self.unsealed())
         first, began = self.staged_rows(), time.monotonic()
+        told, told_at = -1, began
         ended = False
         while not ended:
             ended = stop.wait(PROGRESS_SECONDS)
-            staged = self.staged_rows()
-            say(progress_line(self.target.directory, earlier + staged, total, (staged - first) / max(time.monotonic() - began, 1e-3)))
+            staged, now = self.staged_rows(), time.monotonic()
+            if staged != told or now - told_at >= STANDSTILL_SECONDS:
+                say(progress_line(self.target.directory, earlier + staged, total, (staged - first) / max(now - began, 1e-3)))
+                told, told_at = staged, now
 
 
 def progress_line(what: str, done: int, total: int, rows_per_second: float) -> str:
@@ -244,7 +249,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @contextmanager
-def _context(job: _Job) -> Iterator[None]:
+def _context(job: _Job, steps: Sequence[Step]) -> Iterator[None]:
     checkpoint = CheckpointConfig(
         id_column=job.target.id_column,
         checkpoint_path=job.root.path(f"{job.staging}/checkpoint"),
@@ -252,7 +257,7 @@ def _context(job: _Job) -> Iterator[None]:
         override_filesystem=job.root.filesystem,
     )
     context = DataContext.get_current()
-    wanted = SETTINGS | {"checkpoint_config": checkpoint}
+    wanted = SETTINGS | {"checkpoint_config": checkpoint, "execution_options": _options(steps)}
     before = {name: getattr(context, name) for name in wanted}
     _set(context, wanted)
     try:
@@ -266,8 +271,14 @@ def _set(context: DataContext, values: dict[str, Any]) -> None:
         setattr(context, name, value)
 
 
+def _options(steps: Sequence[Step]) -> ExecutionOptions:
+    """Where reading, writing and stateless tasks may run. An actor's own selector goes before it."""
+    selectors = [step.actors.task_label_selector for step in steps if step.actors]
+    return ExecutionOptions(label_selector=(selectors[0] or None) if selectors else None)
+
+
 def _execute(job: _Job, columns: Sequence[str], steps: Sequence[Step], rows_per_block: int) -> None:
-    with _context(job):
+    with _context(job, steps):
         rows = ray.data.read_parquet(job.sources(), columns=[*columns], filesystem=job.root.filesystem, partitioning=None)
         rows = rows.repartition(target_num_rows_per_block=rows_per_block)
         for step in steps:
@@ -283,7 +294,9 @@ def _execute(job: _Job, columns: Sequence[str], steps: Sequence[Step], rows_per_
 def _mapped(rows: ray.data.Dataset, step: Step) -> ray.data.Dataset:
     """Add a step. Tables of Arrow pass between steps, for numpy would make floats of integers with gaps."""
     if step.actors is None:
-        return rows.map_batches(lambda table: _in_task(table, step), batch_size=step.batch_size, batch_format="pyarrow", num_cpus=1)
+        return rows.map_batches(
+            lambda table: _in_task(table, step), batch_size=step.batch_size, batch_format="pyarrow", num_cpus=1, memory=TASK_MEMORY_BYTES
+        )
     pool = step.actors
     return rows.map_batches(
         _InActor,
