@@ -42,9 +42,13 @@ log = logging.getLogger(__name__)
 
 NAME = "serve"
 PUBLISHED = "published/model"
+APPLICATION = "ccray"
 INGRESS = "ingress"
 INGRESS_REQUESTS = 1000  # at once; the engines' queues are what bounds the work
 MODEL_ID = re.compile(r"[a-z0-9-]+")
+QUIET = {"log_level": "WARNING"}
+FAILED = ("UNHEALTHY", "DEPLOY_FAILED")
+ERROR_LINE = re.compile(r"[\w.]+(?:Refused|Failed|Error|Exception): ")  # the end of a traceback
 ANSWER_SECONDS = 10  # a replica that does not say in this time what it serves is unavailable
 AWAY = (BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError, RayActorError, TimeoutError)
 
@@ -87,7 +91,7 @@ class HandleEngine:
         try:
             found: list[ModelInfo] = await asyncio.wait_for(self.handles[id].models.remote(), ANSWER_SECONDS)
         except AWAY as error:
-            raise Overloaded(f"Model '{id}' does not answer ({type(error).__name__}).") from None
+            raise _overloaded(id, error) from None
         return found
 
     async def generate(self, model: str, requests: Sequence[GenerationRequest]) -> list[np.ndarray]:
@@ -101,8 +105,13 @@ class HandleEngine:
                 raise error.cause from None
             raise
         except AWAY as error:
-            raise Overloaded(f"Model '{model}' cannot take the request ({type(error).__name__}).") from None
+            raise _overloaded(model, error) from None
         return pictures
+
+
+def _overloaded(model: str, error: Exception) -> Overloaded:
+    full = isinstance(error, BackPressureError)
+    return Overloaded(f"The queue of model '{model}' is full." if full else f"Model '{model}' does not answer ({type(error).__name__}).")
 
 
 @serve.ingress()
@@ -213,7 +222,7 @@ def run(recipe: Recipe, root: Root, models: Mapping[str, str], block: bool = Tru
     """Serve until Ctrl-C, or, without `block`, until `stop`; the URL.
 
     Raises:
-        Refused: before anything starts, on a model that cannot be served or a port in use.
+        Refused: before anything starts, on a model that cannot be served, a port in use, or a cluster that serves already.
         Failed: when a model does not load.
     """
     served = places(recipe, root, models)
@@ -221,18 +230,31 @@ def run(recipe: Recipe, root: Root, models: Mapping[str, str], block: bool = Tru
     port = resources.port or _free_port(resources.host)
     _check_port(resources.host, port)
     sharded.connect()
-    serve.start(http_options={"host": resources.host, "port": port})
+    if serve.status().proxies:
+        cure = "update it with `serve deploy cluster/serve.yaml`, or end it with `serve shutdown`"
+        raise Refused(f"this cluster already serves {', '.join(serve.status().applications) or 'HTTP'}: {cure}")
+    logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
+    serve.start(http_options={"host": resources.host, "port": port}, logging_config=QUIET)
     try:
-        serve.run(application(recipe, served), name="ccray", route_prefix="/")
+        serve.run(application(recipe, served), name=APPLICATION, route_prefix="/", logging_config=QUIET)
     except RuntimeError as error:
+        reason = _failure() or str(error)
         serve.shutdown()
-        raise Failed(f"serve: a model did not load: {error}") from None
+        raise Failed(f"serve: a model did not load: {reason}") from None
     url = f"http://{'127.0.0.1' if resources.host == '0.0.0.0' else resources.host}:{port}"
     log.info("serve: %s at %s. Open it in a browser, or:\n%s", ", ".join(served), url, example(url, next(iter(served))))
     if block:
         _wait_for_signal()
         stop()
     return url
+
+
+def _failure() -> str:
+    """Why replicas did not start: the last line of what the first failed deployment says, the exception."""
+    deployments = serve.status().applications[APPLICATION].deployments
+    messages = [status.message for status in deployments.values() if status.status in FAILED]
+    lines = [line for message in messages for line in message.splitlines() if ERROR_LINE.match(line)]
+    return lines[-1].partition(": ")[2] if lines else ""
 
 
 def stop() -> None:
