@@ -126,7 +126,6 @@ def unet(seed: int = 0) -> UNet2DConditionModel:
 
 
 def pixart(seed: int = 0, out_channels: int = 8) -> PixArtTransformer2DModel:
-    """Its last layer, which starts at zero, gets random weights: otherwise every picture would be the same."""
     torch.manual_seed(seed)
     return PixArtTransformer2DModel(
         sample_size=8,
@@ -253,7 +252,7 @@ def settings(path: Path, kind: str = "unet", text: str = "clip") -> list[str]:
 
 
 def shake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Small random numbers on every weight, so that layers which start at zero say something."""
+    """Small random numbers on every weight, biases too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -14,9 +14,7 @@ def build(config: UNetConfig | DiTConfig) -> Any:
     settings = config.model_dump(exclude={"kind"})
     if isinstance(config, UNetConfig):
         return UNet2DConditionModel(**settings)
-    transformer = PixArtTransformer2DModel(**settings)
-    _initialize(transformer)
-    return transformer
+    return PixArtTransformer2DModel(**settings)
 
 
 def meta(config: UNetConfig | DiTConfig) -> Any:
@@ -54,26 +52,3 @@ def predict(model: nn.Module, latents: Tensor, timesteps: Tensor, features: Tens
         added_cond_kwargs={"resolution": None, "aspect_ratio": None},
         return_dict=False,
     )[0]
-
-
-def _initialize(transformer: Any) -> None:
-    """PixArt's own start, which diffusers leaves out: `PixArtMS.initialize` of PixArt-sigma, after DiT (arXiv 2212.09748, section 3.2).
-
-    Every block begins near the identity and the network's first answer is zero.
-    """
-    for module in transformer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    patches = transformer.pos_embed.proj
-    nn.init.xavier_uniform_(patches.weight.view(patches.weight.shape[0], -1))
-    time = transformer.adaln_single
-    for linear in (time.emb.timestep_embedder.linear_1, time.emb.timestep_embedder.linear_2, time.linear):
-        nn.init.normal_(linear.weight, std=0.02)
-    if transformer.caption_projection is not None:
-        nn.init.normal_(transformer.caption_projection.linear_1.weight, std=0.02)
-        nn.init.normal_(transformer.caption_projection.linear_2.weight, std=0.02)
-    for block in transformer.transformer_blocks:
-        nn.init.zeros_(block.attn2.to_out[0].weight)
-    nn.init.zeros_(transformer.proj_out.weight)

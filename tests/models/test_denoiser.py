@@ -59,13 +59,12 @@ def test_one_call_for_both_families(config: UNetConfig | DiTConfig) -> None:
         assert answer.dtype == torch.float32
 
 
-def test_the_transformer_starts_at_zero_and_ignores_masked_tokens() -> None:
+def test_the_transformer_ignores_masked_tokens() -> None:
     torch.manual_seed(0)
     model = denoiser.build(DIT)
     latents, features = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 24)
     mask = torch.arange(7).expand(2, 7) < torch.tensor([[3], [7]])
     timesteps = torch.tensor([10, 900])
-    assert denoiser.predict(model, latents, timesteps, features, mask).abs().max() == 0
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     before = denoiser.predict(model, latents, timesteps, features, mask)
