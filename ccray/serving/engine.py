@@ -154,9 +154,8 @@ class LocalEngine:
 
 def _info(id: str, folder: str, components: Components) -> ModelInfo:
     """What the endpoint says of a loaded model."""
-    index, card = _file(folder, "model_index.json"), _file(folder, "README.md")
-    text = card.read_text(encoding="utf-8", errors="replace") if card else ""
-    origin = provenance.origin(text, published=_file(folder, provenance.COMPONENTS) is not None)
+    index = _file(folder, "model_index.json")
+    origin = provenance.origin(_text(_file(folder, "README.md")), _text(_file(folder, provenance.COMPONENTS)))
     return ModelInfo(
         id=id,
         created=int(index.stat().st_mtime) if index else 0,
@@ -174,3 +173,7 @@ def _file(folder: str, name: str) -> Path | None:
     """A file of a folder or hub name, or None."""
     found = cached_file(model_path(folder), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
     return Path(found) if found else None
+
+
+def _text(file: Path | None) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file else ""

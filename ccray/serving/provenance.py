@@ -84,19 +84,30 @@ class Origin:
     provenance: str
 
 
-def origin(card: str, published: bool) -> Origin:
-    """What a model folder's card (the text of README.md, "" without one) and its components.json (`published`) say. Nothing is checked."""
+def origin(card: str, components: str) -> Origin:
+    """What a model folder's README.md and, when ccray published it, its components.json say (texts; "" when there is none). Nothing is checked."""
     facts = _front_matter(card)
     license = str(facts.get("license_name") or facts.get("license") or "") or "unknown: the model folder has no card that states a licence"
-    if published:
-        return Origin(
-            "ccray", license, f"published by ccray: the images it was trained on are in attribution.parquet, its other parts in {COMPONENTS}"
-        )
+    if published := _published(components):
+        return Origin("ccray", license, published)
     datasets = facts.get("datasets")
     if isinstance(datasets, list) and datasets:
         names = ", ".join(str(name) for name in datasets)
         return Origin("unknown", license, f"its card names {names} as training data; nothing more is known, and this was not checked")
     return Origin("unknown", license, "unknown: the model folder does not say which images it was trained on")
+
+
+def _published(components: str) -> str:
+    """ccray's own account of a model it published; empty when the text is not that."""
+    try:
+        facts = json.loads(components)
+        counts = {str(one["license"]): int(one["images"]) for one in facts["licenses"]}
+        recipe = str(facts["recipe"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+    mix = ", ".join(f"{license} {count:,}" for license, count in counts.items())
+    images = f"{sum(counts.values()):,} images ({mix})"
+    return f"trained by ccray (recipe {recipe}) on {images}, each named in its attribution.parquet; its pretrained parts are in its {COMPONENTS}"
 
 
 def _front_matter(card: str) -> dict[str, Any]:

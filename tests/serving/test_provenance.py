@@ -50,22 +50,33 @@ def test_the_same_picture_is_the_same_file() -> None:
     assert provenance.encode(PIXELS, MARK) == provenance.encode(PIXELS.copy(), MARK)
 
 
+OURS = '{"recipe": "tiny", "licenses": [{"license": "CC0-1.0", "images": 4000}, {"license": "CC-BY-4.0", "images": 14}], "components": []}'
+
+
 @pytest.mark.parametrize(
-    ("card", "published", "owned_by", "license", "provenance_starts"),
+    ("card", "components", "owned_by", "license", "provenance_starts"),
     [
-        ("", False, "unknown", "unknown: the model folder has no card", "unknown: the model folder does not say"),
-        ("# A model\n\nlicense: mit\n", False, "unknown", "unknown: ", "unknown: "),
-        ("---\nlicense: [\n---\n", False, "unknown", "unknown: ", "unknown: "),
-        ("---\njust text\n---\n", False, "unknown", "unknown: ", "unknown: "),
-        ("---\nlicense: mit\n", False, "unknown", "unknown: ", "unknown: "),
-        ("---\nlicense: openrail++\n---\n# A model", False, "unknown", "openrail++", "unknown: "),
-        ("---\nlicense: other\nlicense_name: house-1\n---\n", False, "unknown", "house-1", "unknown: "),
-        ("---\nlicense: mit\ndatasets:\n- a/b\n- c\n---\n", False, "unknown", "mit", "its card names a/b, c as training data"),
-        ("---\nlicense: apache-2.0\n---\n# ours", True, "ccray", "apache-2.0", "published by ccray"),
+        ("", "", "unknown", "unknown: the model folder has no card", "unknown: the model folder does not say"),
+        ("# A model\n\nlicense: mit\n", "", "unknown", "unknown: ", "unknown: "),
+        ("---\nlicense: [\n---\n", "", "unknown", "unknown: ", "unknown: "),
+        ("---\njust text\n---\n", "", "unknown", "unknown: ", "unknown: "),
+        ("---\nlicense: mit\n", "", "unknown", "unknown: ", "unknown: "),
+        ("---\nlicense: openrail++\n---\n# A model", "", "unknown", "openrail++", "unknown: "),
+        ("---\nlicense: other\nlicense_name: house-1\n---\n", "", "unknown", "house-1", "unknown: "),
+        ("---\nlicense: mit\ndatasets:\n- a/b\n- c\n---\n", "", "unknown", "mit", "its card names a/b, c as training data"),
+        ("---\nlicense: mit\n---\n", "{", "unknown", "mit", "unknown: "),
+        ("---\nlicense: mit\n---\n", '{"licenses": 3}', "unknown", "mit", "unknown: "),
+        (
+            "---\nlicense: apache-2.0\n---\n# ours",
+            OURS,
+            "ccray",
+            "apache-2.0",
+            "trained by ccray (recipe tiny) on 4,014 images (CC0-1.0 4,000, CC-BY-4.0 14)",
+        ),
     ],
 )
-def test_origin_says_what_the_card_says(card: str, published: bool, owned_by: str, license: str, provenance_starts: str) -> None:
-    found = provenance.origin(card, published)
+def test_origin_says_what_the_folder_says(card: str, components: str, owned_by: str, license: str, provenance_starts: str) -> None:
+    found = provenance.origin(card, components)
     assert found.owned_by == owned_by
     assert found.license.startswith(license)
     assert found.provenance.startswith(provenance_starts)
