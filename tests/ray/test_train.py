@@ -1,0 +1,236 @@
+"""The train stage on a local cluster: finished runs, killed runs, two ranks, stock folders to start from."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from PIL import Image
+
+from ccray import config, recipes, storage
+from ccray.config import Recipe
+from ccray.data.encoding import vae_facts
+from ccray.data.loader import Doors
+from ccray.interfaces import Failed, Refused
+from ccray.models import pipeline
+from ccray.stages import train
+from ccray.storage import Manifest, Root
+from tests import folders
+from tests.conftest import Corridor
+from tests.training.tables import write_shard
+
+UNET = (
+    "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
+    "up_block_types: [UpBlock2D, CrossAttnUpBlock2D], cross_attention_dim: 96, attention_head_dim: 4, norm_num_groups: 8}"
+)
+STEPS, EVERY, BATCH = 24, 8, 16
+SETTINGS = (
+    f"denoiser={UNET}",
+    f"train.steps={STEPS}",
+    f"train.global_batch_size={BATCH}",
+    f"train.checkpoint_every={EVERY}",
+    "train.sample_every=24",
+    "train.log_every=2",
+    "train.warmup_steps=4",
+    "resources.train.threads=1",
+)
+
+
+def metrics(root: Root, name: str) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in root.read(f"checkpoints/{name}/metrics.jsonl").splitlines()]
+    return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
+
+
+def weights(root: Root, name: str) -> dict[str, torch.Tensor]:
+    return pipeline.load_folder(root.path(f"checkpoints/{name}/model")).denoiser.state_dict()
+
+
+@pytest.fixture(scope="module")
+def trained(corridor: Corridor) -> Manifest:
+    """An uninterrupted run of one rank."""
+    return train.run(corridor.with_settings(*SETTINGS, "train.name=whole"), corridor.root)
+
+
+@pytest.mark.ray
+def test_a_run_leaves_a_model_and_its_record(corridor: Corridor, trained: Manifest) -> None:
+    root, facts = corridor.root, trained.facts
+    assert (facts["steps"], facts["samples"], facts["checkpoint"]) == (STEPS, STEPS * BATCH, f"checkpoints/whole/step-{STEPS:08d}")
+    lines = metrics(root, "whole")
+    assert [line["step"] for line in lines] == list(range(2, STEPS + 1, 2))
+    assert facts["loss"] == lines[-1]["loss"]
+    assert sum(parameter.numel() for parameter in weights(root, "whole").values()) == facts["parameters"]
+    catalog = [key for name in storage.sealed_shards(root, "catalog") for key in _trainable(root, name)]
+    seen = root.read_table("checkpoints/whole/seen.parquet").to_pydict()
+    assert seen["key"] == sorted(catalog)
+    assert sum(seen["times"]) == facts["samples"]
+    assert facts["images_seen"] == len(catalog) == trained.rows
+    with Image.open(root.path(f"checkpoints/whole/samples/step-{STEPS:08d}-samples.png")) as grid:
+        assert grid.size == (96, 96)
+    kept = [name for name in root.names("checkpoints/whole") if name.startswith("step-")]
+    assert kept == [f"step-{STEPS - EVERY:08d}", f"step-{STEPS:08d}"]
+
+
+def _trainable(root: Root, shard: int) -> list[int]:
+    table = root.read_table(f"catalog/{storage.shard_name(shard)}", columns=["key", "split"]).to_pylist()
+    return [row["key"] for row in table if row["split"] == "train"]
+
+
+@pytest.mark.ray
+def test_a_finished_run_does_nothing(corridor: Corridor, trained: Manifest) -> None:
+    before = {name: os.stat(corridor.root.path(name)).st_mtime_ns for name in corridor.root.files("checkpoints/whole")}
+    assert train.run(corridor.with_settings(*SETTINGS, "train.name=whole"), corridor.root) == trained
+    assert {name: os.stat(corridor.root.path(name)).st_mtime_ns for name in corridor.root.files("checkpoints/whole")} == before
+
+
+@pytest.mark.ray
+def test_another_configuration_over_it_is_refused(corridor: Corridor, trained: Manifest) -> None:
+    with pytest.raises(Refused, match=r"train\.learning_rate is 0\.5, but checkpoints/whole was made with 0\.001"):
+        train.run(corridor.with_settings(*SETTINGS, "train.name=whole", "train.learning_rate=0.5"), corridor.root)
+
+
+@pytest.mark.ray
+def test_a_killed_driver_resumes_to_the_same_run(corridor: Corridor, trained: Manifest) -> None:
+    """SIGKILL after the first checkpoint, then the same settings: losses, weights and record as in the run that was left alone."""
+    root = corridor.root
+    command = [sys.executable, "-m", "ccray", "train", "--recipe", "tiny", "--root", root.uri, *SETTINGS, "train.name=killed"]
+    with subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        told = []
+        for line in driver.stdout:
+            told.append(line)
+            if f"step {EVERY + 4}/{STEPS}" in line:
+                driver.send_signal(signal.SIGKILL)
+                break
+    assert driver.returncode == -signal.SIGKILL, "".join(told)
+    directory = "checkpoints/killed"
+    manifest = storage.read_manifest(root, directory)
+    assert manifest is not None
+    assert manifest.status == "running"
+    assert [name for name in root.names(directory) if name.startswith("step-")]
+    found = train.run(corridor.with_settings(*SETTINGS, "train.name=killed"), root)
+    assert found.facts["loss"] == trained.facts["loss"]
+    assert metrics(root, "killed") == metrics(root, "whole")
+    assert root.read_table(f"{directory}/seen.parquet") == root.read_table("checkpoints/whole/seen.parquet")
+    expected = weights(root, "whole")
+    for name, tensor in weights(root, "killed").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.ray
+def test_two_ranks_train_the_same_run(corridor: Corridor, trained: Manifest) -> None:
+    """In float32, so near and not equal; `tests/training/test_ranks.py` compares in float64."""
+    recipe = corridor.with_settings(*SETTINGS, "train.name=two", "resources.train.workers=2")
+    found = train.run(recipe, corridor.root)
+    one, two = metrics(corridor.root, "whole"), metrics(corridor.root, "two")
+    np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-3)
+    assert corridor.root.read_table("checkpoints/two/seen.parquet") == corridor.root.read_table("checkpoints/whole/seen.parquet")
+    assert found.facts["parameters"] == trained.facts["parameters"]
+    assert corridor.root.exists(f"{found.facts['checkpoint']}/__1_0.distcp"), "each rank writes its own part"
+
+
+def tables_for(root: Root, recipe: Recipe) -> None:
+    """Finished catalog, captions and latents of a recipe, without the work: 40 images of noise."""
+    stages = {name: storage.stage_of(recipe, name) for name in ("catalog", "caption", "encode")}
+    doors = Doors(stages["encode"].directory, stages["caption"].directory, "catalog", recipe.catalog.policy)
+    for shard in range(2):
+        write_shard(root, shard, np.arange(20) + 100 * shard, doors=doors)
+    for name, stage in stages.items():
+        with storage.running(root, stage) as manifest:
+            manifest.facts = vae_facts(recipe.encode) if name == "encode" else {}
+
+
+FEW_STEPS = (
+    "train.steps=3",
+    "train.global_batch_size=8",
+    "train.sample_every=3",
+    "train.log_every=1",
+    "train.sample_prompts=[雪の日]",
+    "resources.train.threads=1",
+)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("family", ["stable-diffusion", "pixart"])
+def test_a_stock_folder_is_trained_on(ray_cluster: None, tmp_path: Path, family: str) -> None:
+    folder = (folders.stable_diffusion_folder if family == "stable-diffusion" else folders.pixart_folder)(tmp_path / "stock")
+    recipe = config.build(
+        recipes.named("tiny"),
+        [
+            *FEW_STEPS,
+            f"encode.vae={family}",
+            f"encode.model={folder}",
+            "encode.subfolder=vae",
+            f"train.start_from={folder}",
+            "train.learning_rate=0.01",
+        ],
+    )
+    root = Root(str(tmp_path / "root"))
+    tables_for(root, recipe)
+    found = train.run(recipe, root)
+    before, after = pipeline.load_folder(folder), pipeline.load_folder(root.path(found.facts["model"]))
+    assert after.pipeline == before.pipeline
+    assert after.objective == before.objective
+    old, new = before.denoiser.state_dict(), after.denoiser.state_dict()
+    moved = [name for name in old if not torch.equal(old[name], new[name])]
+    assert len(moved) > len(old) / 2
+    for part in ("text", "autoencoder"):
+        mine, theirs = getattr(after, part).module.state_dict(), getattr(before, part).module.state_dict()
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_what_does_not_fit_is_refused_before_any_write(tmp_path: Path) -> None:
+    folder = folders.stable_diffusion_folder(tmp_path / "stock", seed=5)
+    vae = folders.vae_folder(tmp_path / "vae")
+    recipe = config.build(recipes.named("tiny"), [*FEW_STEPS, f"encode.model={vae}", f"train.start_from={folder}"])
+    root = Root(str(tmp_path / "root"))
+    tables_for(root, recipe)
+    with pytest.raises(Refused, match="whose VAE has vae_sha256"):
+        train.run(recipe, root)
+    assert not root.exists("checkpoints")
+
+
+def test_an_empty_selection_fails(tmp_path: Path) -> None:
+    vae, text = folders.vae_folder(tmp_path / "vae"), folders.text_folder(tmp_path / "text")
+    denoiser = UNET.replace("cross_attention_dim: 96", "cross_attention_dim: 32")
+    recipe = config.build(recipes.named("tiny"), [*FEW_STEPS, f"encode.model={vae}", f"text.model={text}", "text.width=32", f"denoiser={denoiser}"])
+    root = Root(str(tmp_path / "root"))
+    tables_for(root, recipe)
+    root.write("takedowns/all.jsonl", "".join(json.dumps({"key": f"{key:016x}"}) + "\n" for key in [*range(20), *range(100, 120)]).encode())
+    with pytest.raises(Failed, match="no image is left to train on"):
+        train.run(recipe, root)
+
+
+def record(names: list[str], version: str = ray.__version__) -> bytes:
+    """As much of Ray's record as we read."""
+    return json.dumps({"ray_version": version, "checkpoint_results": [{"checkpoint_dir_name": name, "metrics": {}} for name in names]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "begin_with", "left"),
+    [
+        (None, None, []),  # killed before the first checkpoint was whole
+        (record(["step-1", "step-2"]), None, ["step-1", "step-2"]),  # killed while step-3 was uploaded
+        (b"", "step-3", ["step-3"]),  # killed while the record was written
+        (record(["step-2", "step-3"])[:50], "step-3", ["step-3"]),
+        (record(["step-0", "step-1"]), "step-3", ["step-3"]),  # step-0 is gone
+        (record(["step-2", "step-3"], version="1.0"), "step-3", ["step-3"]),  # another Ray wrote it, and this one would refuse it
+    ],
+    ids=["none", "partial", "empty", "torn", "missing", "version"],
+)
+def test_what_a_kill_left_is_tidied(tmp_path: Path, content: bytes | None, begin_with: str | None, left: list[str]) -> None:
+    root = Root(str(tmp_path))
+    for number in (1, 2, 3):
+        root.write(f"checkpoints/main/step-{number}/progress.json", b"{}")
+    root.write("checkpoints/main/metrics.jsonl", b"")
+    if content is not None:
+        root.write(f"checkpoints/main/{train.RAYS_RECORD}", content)
+    assert train._tidied(root, "checkpoints/main") == begin_with
+    assert [name for name in root.names("checkpoints/main") if name.startswith("step-")] == left
+    assert root.exists(f"checkpoints/main/{train.RAYS_RECORD}") == (content is not None and begin_with is None)
+    assert root.exists("checkpoints/main/metrics.jsonl")
