@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from ccray.config import Precision
+from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
 from ccray.storage import model_path
 
@@ -50,10 +51,14 @@ class Autoencoder:
             subfolder: where the VAE lies inside it.
             precision: of weights and activations; the answers are fp32 anyway.
             device: "cpu", "cuda:0".
+
+        Raises:
+            Refused: when it cannot be loaded.
         """
-        self.module = AutoencoderKL.from_pretrained(
-            model_path(model), subfolder=subfolder, torch_dtype=DTYPES[precision], use_safetensors=True, low_cpu_mem_usage=False
-        )
+        with loading(f"the VAE {model}"):
+            self.module = AutoencoderKL.from_pretrained(
+                model_path(model), subfolder=subfolder, torch_dtype=DTYPES[precision], use_safetensors=True, low_cpu_mem_usage=False
+            )
         self.module.requires_grad_(False).eval().to(device)
         self.model = model
         self.subfolder = subfolder

@@ -11,6 +11,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from ccray.config import CaptionConfig
 from ccray.interfaces import Caption
+from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
 from ccray.storage import model_path
 
@@ -22,13 +23,18 @@ class Blip2Captioner:
     """
 
     def __init__(self, config: CaptionConfig, device: str = "cpu") -> None:
-        """Load safetensors weights and the processor; no code of the model's own is run."""
+        """Load safetensors weights and the processor; no code of the model's own is run.
+
+        Raises:
+            Refused: when they cannot be loaded.
+        """
         place = model_path(config.model)
         self.config = config
-        self.processor = Blip2Processor.from_pretrained(place, trust_remote_code=False)
-        self.model: Any = Blip2ForConditionalGeneration.from_pretrained(
-            place, dtype=DTYPES[config.precision], use_safetensors=True, trust_remote_code=False
-        )
+        with loading(f"the captioner {config.model}"):
+            self.processor = Blip2Processor.from_pretrained(place, trust_remote_code=False)
+            self.model: Any = Blip2ForConditionalGeneration.from_pretrained(
+                place, dtype=DTYPES[config.precision], use_safetensors=True, trust_remote_code=False
+            )
         self.model.requires_grad_(False).eval().to(device)
         if self.processor.num_query_tokens is None:  # folders older than the processor's own knowledge of the queries
             self.processor.num_query_tokens = self.model.config.num_query_tokens

@@ -36,6 +36,7 @@ from ccray.config import Config, ObjectiveConfig, Precision, Recipe
 from ccray.interfaces import Refused
 from ccray.models import denoiser as denoisers
 from ccray.models.autoencoder import Autoencoder
+from ccray.models.loading import loading, one_line
 from ccray.models.precision import DTYPES
 from ccray.models.text import Family, TextEncoder
 from ccray.storage import model_path
@@ -133,28 +134,24 @@ def load_folder(path_or_hub: str | Path, device: str = "cpu", precision: Precisi
     place = model_path(str(path_or_hub))
     index = read_index(place)
     kind = KINDS[index["_class_name"]]
-    try:
-        facts = _facts(place)
+    facts = _facts(place)
+    with loading(f"{path_or_hub}, a {index['_class_name']},"):
         network = kind.denoiser.from_pretrained(
             place, subfolder=kind.part, torch_dtype=DTYPES[precision], use_safetensors=True, low_cpu_mem_usage=False
         )
         scheduler = SCHEDULERS[index["scheduler"][1]].from_pretrained(place, subfolder="scheduler")
-        autoencoder = Autoencoder(place, "vae", precision, device)
-        text = TextEncoder(
-            place,
-            "text_encoder",
-            tokenizer_subfolder="tokenizer",
-            max_tokens=facts.max_tokens if facts else kind.max_tokens or 0,
-            layer=facts.layer if facts else -1,
-            precision=precision,
-            device=device,
-            family=kind.family,
-        )
-    except (OSError, ValueError) as error:
-        raise Refused(
-            f"{path_or_hub} cannot be loaded: {_line(error)}; expected safetensors weights of every part of a {index['_class_name']}"
-        ) from None
-    _check_network(network, str(path_or_hub))
+    autoencoder = Autoencoder(place, "vae", precision, device)
+    text = TextEncoder(
+        place,
+        "text_encoder",
+        tokenizer_subfolder="tokenizer",
+        max_tokens=facts.max_tokens if facts else kind.max_tokens or 0,
+        layer=facts.layer if facts else -1,
+        precision=precision,
+        device=device,
+        family=kind.family,
+    )
+    _check_network(network, text.width, autoencoder.latent_channels, str(path_or_hub))
     components = Components(
         denoiser=network.eval().to(device),
         text=text,
@@ -162,13 +159,14 @@ def load_folder(path_or_hub: str | Path, device: str = "cpu", precision: Precisi
         scheduler=scheduler,
         objective=facts.objective if facts else objective_of(scheduler, network),
         family=kind.family,
-        size_px=facts.size_px if facts else network.config.sample_size * autoencoder.factor,
+        size_px=0,
         default_steps=facts.default_steps if facts else kind.steps,
         default_guidance=facts.default_guidance if facts else kind.guidance,
         max_tokens=text.max_tokens,
         pipeline=index["_class_name"],
     )
-    _stock(components)
+    _stock(components)  # corrects the size that outdated UNets state
+    components.size_px = facts.size_px if facts else network.config.sample_size * autoencoder.factor
     return components
 
 
@@ -287,7 +285,7 @@ def read_index(place: str) -> dict[str, Any]:
     try:
         index: dict[str, Any] = DiffusionPipeline.load_config(place)
     except (OSError, ValueError) as error:
-        raise Refused(f"{place} is neither a diffusers folder nor a hub name that can be reached: {_line(error)}") from None
+        raise Refused(f"{place} is neither a diffusers folder nor a hub name that can be reached: {one_line(error)}") from None
     name = index.get("_class_name")
     if name not in KINDS:
         raise Refused(f"{place} is a {name}: supported are {', '.join(KINDS)}")
@@ -307,10 +305,10 @@ def _facts(place: str) -> Facts | None:
     try:
         return Facts.model_validate_json(Path(found).read_text())
     except ValidationError as error:
-        raise Refused(f"{place}/{FACTS_FILE} is not what ccray writes: {_line(error)}") from None
+        raise Refused(f"{place}/{FACTS_FILE} is not what ccray writes: {one_line(error)}") from None
 
 
-def _check_network(network: Any, name: str) -> None:
+def _check_network(network: Any, text_width: int, latent_channels: int, name: str) -> None:
     settings = network.config
     if isinstance(network, UNet2DConditionModel):
         for key in ("time_cond_proj_dim", "addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
@@ -320,6 +318,11 @@ def _check_network(network: Any, name: str) -> None:
         raise Refused(
             f"{name}: its transformer is conditioned on resolution and aspect ratio, which is not supported: expected use_additional_conditions=false"
         )
+    width = settings.cross_attention_dim if isinstance(network, UNet2DConditionModel) else settings.caption_channels
+    if width != text_width:
+        raise Refused(f"{name}: its denoiser takes text features {width} wide, but its text features are {text_width} wide: expected the same")
+    if settings.in_channels != latent_channels:
+        raise Refused(f"{name}: its denoiser takes {settings.in_channels} channels, but its latents have {latent_channels}: expected the same")
 
 
 def _check_latents(recipe: Recipe, autoencoder: Autoencoder) -> None:
@@ -347,7 +350,3 @@ def _stock(components: Components) -> Any:
     if components.family == "unet":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return KINDS[components.pipeline].pipeline(**parts)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

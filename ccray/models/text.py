@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, MT
 
 from ccray.config import Precision, TextConfig
 from ccray.interfaces import Refused
+from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
 from ccray.storage import model_path
 
@@ -59,17 +60,20 @@ class TextEncoder:
                 CLIP sees its padding unless its configuration says otherwise.
 
         Raises:
-            Refused: when the tokenizer cannot pad.
+            Refused: when either cannot be loaded, or the tokenizer cannot pad.
         """
         place = model_path(model)
-        config = AutoConfig.from_pretrained(place, subfolder=subfolder or "", trust_remote_code=False)
-        loader = ENCODERS.get(config.model_type, AutoModel)
-        self.module = loader.from_pretrained(place, subfolder=subfolder or "", dtype=DTYPES[precision], use_safetensors=True, trust_remote_code=False)
-        self.module.requires_grad_(False).eval().to(device)
         if tokenizer is None and tokenizer_subfolder is None:
             tokenizer_subfolder = subfolder
-        words = model_path(tokenizer or model)
-        self.tokenizer = AutoTokenizer.from_pretrained(words, subfolder=tokenizer_subfolder or "", trust_remote_code=False)
+        with loading(f"the text encoder {model}"):
+            config = AutoConfig.from_pretrained(place, subfolder=subfolder or "", trust_remote_code=False)
+            self.module = ENCODERS.get(config.model_type, AutoModel).from_pretrained(
+                place, subfolder=subfolder or "", dtype=DTYPES[precision], use_safetensors=True, trust_remote_code=False
+            )
+        with loading(f"the tokenizer {tokenizer or model}"):
+            words = model_path(tokenizer or model)
+            self.tokenizer = AutoTokenizer.from_pretrained(words, subfolder=tokenizer_subfolder or "", trust_remote_code=False)
+        self.module.requires_grad_(False).eval().to(device)
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

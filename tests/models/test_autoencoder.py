@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 
+from ccray.interfaces import Refused
 from ccray.models.autoencoder import Autoencoder, LatentScale, final_to_raw, raw_to_final, sample_raw
 from tests import folders
 
@@ -66,3 +67,8 @@ def test_a_row_does_not_depend_on_its_company(folder: Path) -> None:
     other = images.copy()
     other[1:] = 255 - other[1:]
     np.testing.assert_array_equal(autoencoder.encode(images)[0][0], autoencoder.encode(other)[0][0])
+
+
+def test_nothing_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be loaded"):
+        Autoencoder(str(tmp_path))

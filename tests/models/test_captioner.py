@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from ccray.config import CaptionConfig
-from ccray.interfaces import Caption, Captioner
+from ccray.interfaces import Caption, Captioner, Refused
 from ccray.models.captioner import Blip2Captioner
 from tests import folders
 
@@ -95,3 +95,8 @@ def test_an_old_processor_that_does_not_know_its_queries(folder: Path, tmp_path:
     old, new = (Blip2Captioner(config(place)).caption(pictures(2)) for place in (tmp_path, folder))
     assert old == new
     assert isinstance(old[0], Caption)
+
+
+def test_nothing_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be loaded"):
+        Blip2Captioner(config(tmp_path))

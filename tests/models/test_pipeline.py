@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from ccray import config, recipes
 from ccray.config import ObjectiveConfig, Recipe
@@ -179,6 +180,18 @@ def pickled(folder: Path) -> Path:
     return folder
 
 
+def spoil_width(folder: Path) -> Path:
+    narrow = CLIPTextConfig(vocab_size=260, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    CLIPTextModel(narrow).save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def truncated(folder: Path, part: str) -> Path:
+    weights = next((folder / part).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return folder
+
+
 REFUSED = {
     "another pipeline": (
         lambda f: spoil(f, "model_index.json", _class_name="StableDiffusionXLPipeline"),
@@ -189,7 +202,15 @@ REFUSED = {
         "its unet is a MyUNet, supported are UNet2DConditionModel",
     ),
     "an unknown scheduler": (lambda f: spoil(f, "model_index.json", scheduler=["diffusers", "LCMScheduler"]), "its scheduler is a LCMScheduler"),
-    "pickled weights": (pickled, "expected safetensors"),
+    "pickled weights": (pickled, "with safetensors weights"),
+    "a truncated UNet": (lambda f: truncated(f, "unet"), "cannot be loaded"),
+    "a truncated VAE": (lambda f: truncated(f, "vae"), "cannot be loaded"),
+    "a truncated text encoder": (lambda f: truncated(f, "text_encoder"), "cannot be loaded"),
+    "weights of another size": (lambda f: spoil(f, "unet/config.json", cross_attention_dim=64), "cannot be loaded"),
+    "an index that is not JSON": (lambda f: (f / "model_index.json").write_text("{") and f, "neither a diffusers folder"),
+    "no text encoder": (lambda f: (f / "text_encoder").rename(f / "gone") and f, "cannot be loaded"),
+    "no tokenizer": (lambda f: (f / "tokenizer").rename(f / "gone") and f, "cannot be loaded"),
+    "a text encoder of another width": (spoil_width, "text features are 16 wide"),
     "predicting the sample": (lambda f: spoil(f, "scheduler/scheduler_config.json", prediction_type="sample"), "prediction_type is 'sample'"),
     "another noise schedule": (lambda f: spoil(f, "scheduler/scheduler_config.json", beta_schedule="squaredcos_cap_v2"), "noise schedule"),
     "consistency model": (lambda f: spoil(f, "unet/config.json", time_cond_proj_dim=32), "time_cond_proj_dim=32"),

@@ -88,3 +88,8 @@ def test_encoder_and_tokenizer_in_subfolders(tmp_path: Path, places: dict[str, P
     folders.stable_diffusion_folder(tmp_path)
     encoder = TextEncoder(str(tmp_path), "text_encoder", tokenizer_subfolder="tokenizer")
     assert encoder.encode(["a cat"])[0].shape == (1, 77, 32)
+
+
+def test_nothing_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be loaded"):
+        TextEncoder(str(tmp_path))
