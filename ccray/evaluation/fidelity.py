@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ccray import storage
 from ccray.shapes import oracle, world
 from ccray.shapes.oracle import ATTRIBUTES, Fidelity, Reading
 from ccray.shapes.world import Scene
+from ccray.storage import Root
 
 FIELDS = (*ATTRIBUTES, "all")
 SHIFTS = 64
@@ -64,3 +66,15 @@ def true_caption(source_ref: str) -> str:
 def exact_matches(source_refs: Sequence[str], captions: Sequence[str | None]) -> int:
     """How many captions are their scene's, word for word; a row without a caption is none."""
     return sum(caption == true_caption(ref) for ref, caption in zip(source_refs, captions, strict=True))
+
+
+def caption_figures(root: Root, catalog: str, captions: str) -> dict[str, float | int]:
+    """How many telephoned captions of a catalog of drawn scenes are exactly right; both arguments are directories under the root."""
+    matches = rows = 0
+    for shard in storage.sealed_shards(root, catalog):
+        name = storage.shard_name(shard)
+        truth = root.read_table(f"{catalog}/{name}", columns=["key", "source_ref"])
+        both = truth.join(root.read_table(f"{captions}/{name}", columns=["key", "caption"]), "key")
+        matches += exact_matches(both.column("source_ref").to_pylist(), both.column("caption").to_pylist())
+        rows += both.num_rows
+    return {"caption_exact_match": matches / max(rows, 1), "captions_compared": rows}

@@ -6,7 +6,7 @@ The noise's seed of a prompt is a hash of (the recipe's evaluation seed, its id)
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -152,6 +152,20 @@ def table(prompts: Iterable[Prompt], seed: int, rows_per_shard: int) -> pa.Table
         for number, one in enumerate(prompts)
     ]
     return pa.Table.from_pylist(rows, PROMPTS)
+
+
+def shards(root: Root, directory: str, prompts: Sequence[Prompt], seed: int, rows_per_shard: int) -> dict[int, pa.Table]:
+    """`table` by shard, each sorted by key, to be sealed in `directory`.
+
+    Raises:
+        Refused: when a run that was cut short has sealed other prompts there.
+    """
+    rows = table(prompts, seed, rows_per_shard)
+    parts = {number: rows.slice(number * rows_per_shard, rows_per_shard).sort_by("key") for number in range(-(-rows.num_rows // rows_per_shard))}
+    for number in storage.sealed_shards(root, directory):
+        if number not in parts or not root.read_table(f"{directory}/{storage.shard_name(number)}").equals(parts[number]):
+            raise Refused(f"the prompts are not those with which {root.path(directory)} was begun: remove the folder above it to begin anew")
+    return parts
 
 
 def file_name(prompt_id: str) -> str:

@@ -1,7 +1,4 @@
-"""From judged pictures and distances to metrics.json, and from metrics.json to the sheet and the page that people read.
-
-Every figure has its definition in `DEFINITIONS`; the report and the model card print them from there.
-"""
+"""From judged pictures and distances to metrics.json, and from metrics.json to the sheet and the page that people read."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +8,7 @@ from typing import Any
 from ccray.config import Recipe
 from ccray.evaluation import fidelity, metrics, report
 from ccray.evaluation.choice import REAL, REFERENCE
+from ccray.evaluation.definitions import DEFINITIONS
 from ccray.evaluation.fidelity import FIELDS, Judged
 from ccray.evaluation.metrics import FeatureSums
 from ccray.evaluation.report import Card, Figures, Pixels
@@ -19,17 +17,7 @@ from ccray.shapes.oracle import ATTRIBUTES, Reading
 from ccray.shapes.world import Scene
 
 UNTRAINED = "untrained"
-DEFINITIONS = {
-    "caption_exact_match": "Share of the catalog's images whose telephoned caption is, word for word, the caption of the scene they were drawn from.",
-    "prompt_fidelity": "Share of pictures in which a pixel oracle (no network) finds what the prompt says, attribute by attribute; `all`: all five at once.",
-    "prompt_fidelity_mean": "Mean of the five attributes' fidelity.",
-    "untrained": "The same figures for the same model before training, with the same noise.",
-    "shuffled": "The same pictures scored against other prompts: what is left when picture and prompt have nothing to do with each other.",
-    "chance": "Expected figures of true pictures of unrelated prompts.",
-    "ceiling": "The same figures for true pictures of the prompts after the VAE's encoder and decoder.",
-    "frechet_distance": "Fréchet distance of feature Gaussians between the pictures and real images; 0 is equal. Falls as the number of pictures grows.",
-    "kernel_distance": "Unbiased squared maximum mean discrepancy with a cubic kernel (as KID) between the features of the pictures and of real images; around 0 is equal.",
-}
+SETTINGS = ("recipe", "model", "prompts", "prompts_from", "languages", "categories", "seed", "steps", "guidance", "size_px", "features")
 
 
 @dataclass(frozen=True)
@@ -143,6 +131,13 @@ def titles(figures: Mapping[str, Any]) -> tuple[str, str]:
         shown = report.shown(figures["frechet_distance"])
         lines.append(f"Fréchet distance to real images {shown}; of other real images {report.shown(floor.get('frechet_distance'))}")
     return title, "\n".join(lines)
+
+
+def written(figures: Mapping[str, Any], shown: Sequence[Card]) -> tuple[bytes, str]:
+    """The contact sheet as PNG and the report as HTML."""
+    title, subtitle = titles(figures)
+    sheet = report.png(report.contact_sheet(shown, title, subtitle))
+    return sheet, report.page(title, tables(figures), sheet, {name: figures[name] for name in SETTINGS})
 
 
 def tables(figures: Mapping[str, Any]) -> list[Figures]:

@@ -7,11 +7,10 @@ evaluation/metrics.json, contact_sheet.png, report.html
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
 from ray.util.actor_pool import ActorPool
@@ -51,7 +50,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         assert found is not None
         return found
     storage.inputs(root, recipe, NAME)
-    shards = _shards(root, recipe, _prompts(recipe, root))
+    shards = prompts.shards(root, PROMPTS_DIRECTORY, _prompts(recipe, root), recipe.evaluate.seed, ROWS_PER_SHARD)
     model = Artist(recipe.train.name, recipe, f"{storage.stage_of(recipe, 'train').directory}/model")
     untrained = Artist(UNTRAINED, recipe, None)
     storage.require_model("evaluate.features", recipe.evaluate.features)
@@ -74,23 +73,6 @@ def _prompts(recipe: Recipe, root: Root) -> list[Prompt]:
         return prompts.held_out(recipe.evaluate.seed, recipe.evaluate.count)
     catalog, captions = (storage.stage_of(recipe, name).directory for name in ("catalog", "caption"))
     return prompts.of_captions(root, catalog, captions, recipe.evaluate.count)
-
-
-def _shards(root: Root, recipe: Recipe, asked: Sequence[Prompt]) -> dict[int, pa.Table]:
-    """The prompts as the shards of their table.
-
-    Raises:
-        Refused: when a run that was cut short had other prompts.
-    """
-    rows = prompts.table(asked, recipe.evaluate.seed, ROWS_PER_SHARD)
-    parts = {number: rows.slice(number * ROWS_PER_SHARD, ROWS_PER_SHARD).sort_by("key") for number in range(-(-len(asked) // ROWS_PER_SHARD))}
-    for number in storage.sealed_shards(root, PROMPTS_DIRECTORY):
-        if number not in parts or not root.read_table(f"{PROMPTS_DIRECTORY}/{storage.shard_name(number)}").equals(parts[number]):
-            raise Refused(
-                f"the prompts have changed since this evaluation was begun (evaluate.prompts={recipe.evaluate.prompts}): "
-                f"remove {root.path(DIRECTORY)} to begin anew"
-            )
-    return parts
 
 
 def _drawn(root: Root, stage: Stage, artist: Artist) -> Drawn:
@@ -118,33 +100,18 @@ def _measured(recipe: Recipe, root: Root, drawn: Drawn, untrained: Drawn) -> dic
     """All figures; the sheet and the page are written on the way."""
     first = list(sampling.pictures_at(root, [row["path"] for row in drawn.rows[: report.MOST_CARDS]]))
     height, width = first[0].shape[:2]
-    figures = summary.settings(recipe, drawn, (width, height)) | _captions(recipe, root)
+    figures = summary.settings(recipe, drawn, (width, height))
+    if recipe.catalog.source == "shapes":
+        figures |= fidelity.caption_figures(root, *(storage.stage_of(recipe, name).directory for name in ("catalog", "caption")))
     figures |= summary.shapes_figures(drawn, untrained, _ceiling(recipe, drawn.scenes))
     jobs = measuring.reference_jobs(root, storage.stage_of(recipe, "catalog").directory, recipe.evaluate.reference_images)
     for name, one in ((recipe.train.name, drawn), (UNTRAINED, untrained)):
         jobs += measuring.sample_jobs(name, [row["path"] for row in one.rows])
     figures |= summary.distance_figures(_features(recipe, root, jobs), recipe.train.name)
-    title, subtitle = summary.titles(figures)
-    sheet = report.png(report.contact_sheet(summary.cards(drawn, first), title, subtitle))
+    sheet, page = summary.written(figures, summary.cards(drawn, first))
     root.write(f"{DIRECTORY}/contact_sheet.png", sheet)
-    settings = {name: figures[name] for name in summary.settings(recipe, drawn, (width, height))}
-    root.write(f"{DIRECTORY}/report.html", report.page(title, summary.tables(figures), sheet, settings).encode())
+    root.write(f"{DIRECTORY}/report.html", page.encode())
     return figures
-
-
-def _captions(recipe: Recipe, root: Root) -> dict[str, Any]:
-    """How many telephoned captions are exactly right; empty where nobody knows the true ones."""
-    if recipe.catalog.source != "shapes":
-        return {}
-    matches = rows = 0
-    catalog, captions = (storage.stage_of(recipe, name).directory for name in ("catalog", "caption"))
-    for shard in storage.sealed_shards(root, catalog):
-        name = storage.shard_name(shard)
-        truth = root.read_table(f"{catalog}/{name}", columns=["key", "source_ref"])
-        both = truth.join(root.read_table(f"{captions}/{name}", columns=["key", "caption"]), "key")
-        matches += fidelity.exact_matches(both.column("source_ref").to_pylist(), both.column("caption").to_pylist())
-        rows += both.num_rows
-    return {"caption_exact_match": matches / rows, "captions_compared": rows}
 
 
 def _ceiling(recipe: Recipe, scenes: list[Scene]) -> list[Reading]:
@@ -161,9 +128,8 @@ def _features(recipe: Recipe, root: Root, jobs: list[Job]) -> dict[str, FeatureS
     resources, config = recipe.resources.evaluate, recipe.evaluate
     measure: Any = ray.remote(Measure)
     remote = measure.options(**_options(resources))
-    actors = [
-        remote.remote(root, config.features, config.batch_size, sharded.threads_of(resources)) for _ in range(min(resources.max_actors, len(jobs)))
-    ]
+    arguments = (root, config.features, config.batch_size, sharded.device_of(resources), sharded.threads_of(resources))
+    actors = [remote.remote(*arguments) for _ in range(min(resources.max_actors, len(jobs)))]
     pool = ActorPool(actors)
     for job in jobs:
         pool.submit(lambda actor, job: actor.measure.remote(job), job)
