@@ -9,7 +9,7 @@ import yaml
 
 from ccray.config import Recipe, flatten
 from ccray.evaluation.attribution import Mix
-from ccray.evaluation.components import Component
+from ccray.evaluation.components import Component, public_name
 from ccray.evaluation.definitions import DEFINITIONS
 from ccray.evaluation.report import shown
 from ccray.shapes import world
@@ -58,7 +58,7 @@ def _front_matter(subject: Subject) -> str:
         "pipeline_tag": "text-to-image",
         "language": list(subject.languages),
         "tags": ["text-to-image", "creative-commons", "ccray", subject.recipe.name],
-        **({"base_model": start} if start else {}),
+        **({"base_model": start} if start and public_name(start) == start else {}),
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -194,7 +194,12 @@ def _training(subject: Subject) -> str:
         }
     )
     return f"All settings that decided the weights (recipe `{recipe.name}`); the weights here are the moving average.\n\n" + _table(
-        ("setting", "value"), [(f"`{name}`", f"`{value}`") for name, value in settings.items() if value is not None]
+        ("setting", "value"),
+        [
+            (f"`{name}`", f"`{public_name(value) if isinstance(value, str) else value}`")
+            for name, value in settings.items()
+            if value not in (None, "")
+        ],
     )
 
 

@@ -85,8 +85,12 @@ def list_components(recipe: Recipe, folder: Path, learned_from: str, captioner_d
 def _denoiser(recipe: Recipe, folder: Path, part: str, kind: str, learned_from: str) -> Component:
     start = recipe.train.start_from
     before = origin_of(start) if start else None
-    data = learned_from if before is None else f"{learned_from}; before that, in {start}: {before.training_data}"
-    source = f"continued here from {start} (licence: {before.license})" if before else f"trained here from random weights, seed {recipe.train.seed}"
+    data = learned_from if before is None else f"{learned_from}; before that, in {public_name(start or '')}: {before.training_data}"
+    source = (
+        f"continued here from {public_name(start or '')} (licence: {before.license})"
+        if before
+        else f"trained here from random weights, seed {recipe.train.seed}"
+    )
     weights = folder / part
     return Component("denoiser", part, kind, source, recipe.publish.model_license, data, "ccray", parameter_count(weights), digests(weights))
 
@@ -94,7 +98,9 @@ def _denoiser(recipe: Recipe, folder: Path, part: str, kind: str, learned_from: 
 def _pretrained(role: str, folder: Path, kind: str, source: str) -> Component:
     origin = origin_of(source)
     weights = folder / role
-    return Component(role, role, kind, source, origin.license, origin.training_data, origin.stated_by, parameter_count(weights), digests(weights))
+    return Component(
+        role, role, kind, public_name(source), origin.license, origin.training_data, origin.stated_by, parameter_count(weights), digests(weights)
+    )
 
 
 def _captioner(recipe: Recipe, digest: str | None) -> Component:
@@ -106,7 +112,7 @@ def _captioner(recipe: Recipe, digest: str | None) -> Component:
         "captioner",
         None,
         "Blip2ForConditionalGeneration",
-        source,
+        public_name(source),
         origin.license,
         origin.training_data,
         origin.stated_by,
@@ -117,6 +123,14 @@ def _captioner(recipe: Recipe, digest: str | None) -> Component:
 
 def _reference(model: str, subfolder: str | None) -> str:
     return f"{model}/{subfolder}" if subfolder else model
+
+
+def public_name(reference: str) -> str:
+    """A reference as the world may read it: a path of the machine that made the model is cut down to its last name."""
+    kind, colon, place = reference.partition(":")
+    if colon and kind in ("folder", "table"):
+        return f"{kind}:{Path(place).name}"
+    return f"a local folder, {Path(reference).name}" if reference.startswith(("/", "~", "./", "../")) else reference
 
 
 def origin_of(reference: str) -> Origin:

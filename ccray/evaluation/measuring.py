@@ -39,7 +39,7 @@ class Job:
 
 
 class Measure:
-    """A feature extractor on one machine."""
+    """A feature extractor and the VAE on one machine."""
 
     def __init__(self, root: Root, features: str, batch_size: int, device: str = "cpu", threads: int | None = None) -> None:
         """Take the settings; the extractor is loaded with the first job.
@@ -70,6 +70,16 @@ class Measure:
         while batch := list(itertools.islice(pictures, self.batch_size)):
             total = total.add(self.extractor(batch))
         return job.set, total
+
+    def ceiling(self, config: EncodeConfig, scenes: Sequence[Scene]) -> list[Reading]:
+        """True pictures of `scenes` through the VAE and back, read by the oracle: no denoiser can be read better than this."""
+        vae = Autoencoder(config.model, config.subfolder, config.precision, self.device)
+        readings = []
+        for start in range(0, len(scenes), config.batch_size):
+            pictures = np.stack([world.draw(scene, config.size_px) for scene in scenes[start : start + config.batch_size]])
+            mean, _ = vae.encode(pictures)
+            readings += [oracle.read(picture) for picture in vae.decode(raw_to_final(torch.from_numpy(mean), vae.scale))]
+        return readings
 
     def _pictures(self, job: Job) -> Iterator[Pixels]:
         if job.shard is None:
@@ -105,17 +115,3 @@ def reference_jobs(root: Root, catalog: str, limit: int) -> list[Job]:
                 Job(name, shard=int(shard), keys=tuple(of_shard[start : start + JOB_PICTURES])) for start in range(0, len(of_shard), JOB_PICTURES)
             ]
     return jobs
-
-
-@torch.inference_mode()
-def ceiling(config: EncodeConfig, scenes: Sequence[Scene], device: str = "cpu", threads: int | None = None) -> list[Reading]:
-    """True pictures of `scenes` through the VAE and back, read by the oracle: no denoiser can be read better than this."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    vae = Autoencoder(config.model, config.subfolder, config.precision, device)
-    readings = []
-    for start in range(0, len(scenes), config.batch_size):
-        pictures = np.stack([world.draw(scene, config.size_px) for scene in scenes[start : start + config.batch_size]])
-        mean, _ = vae.encode(pictures)
-        readings += [oracle.read(picture) for picture in vae.decode(raw_to_final(torch.from_numpy(mean), vae.scale))]
-    return readings

@@ -8,6 +8,7 @@ evaluation/metrics.json, contact_sheet.png, report.html
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.exceptions import RayTaskError
 from ray.util.actor_pool import ActorPool
 
 from ccray import sharded, storage
-from ccray.config import ActorResources, Recipe
+from ccray.config import Recipe
 from ccray.evaluation import fidelity, measuring, prompts, report, sampling, summary
 from ccray.evaluation.measuring import Job, Measure
 from ccray.evaluation.metrics import FeatureSums
@@ -25,8 +26,6 @@ from ccray.evaluation.sampling import Artist, GenerateSamples
 from ccray.evaluation.summary import UNTRAINED, Drawn
 from ccray.interfaces import Failed, Refused
 from ccray.schema import PROMPTS, SAMPLES
-from ccray.shapes.oracle import Reading
-from ccray.shapes.world import Scene
 from ccray.storage import Manifest, Root, Stage
 
 log = logging.getLogger(__name__)
@@ -103,59 +102,43 @@ def _measured(recipe: Recipe, root: Root, drawn: Drawn, untrained: Drawn) -> dic
     figures = summary.settings(recipe, drawn, (width, height))
     if recipe.catalog.source == "shapes":
         figures |= fidelity.caption_figures(root, *(storage.stage_of(recipe, name).directory for name in ("catalog", "caption")))
-    figures |= summary.shapes_figures(drawn, untrained, _ceiling(recipe, drawn.scenes))
     jobs = measuring.reference_jobs(root, storage.stage_of(recipe, "catalog").directory, recipe.evaluate.reference_images)
     for name, one in ((recipe.train.name, drawn), (UNTRAINED, untrained)):
         jobs += measuring.sample_jobs(name, [row["path"] for row in one.rows])
-    figures |= summary.distance_figures(_features(recipe, root, jobs), recipe.train.name)
+    actors = _measurers(recipe, root, len(jobs))
+    with _plain_errors():
+        ceiling = ray.get(actors[0].ceiling.remote(recipe.encode, drawn.scenes))
+    figures |= summary.shapes_figures(drawn, untrained, ceiling)
+    figures |= summary.distance_figures(measuring.merged(_results(actors, jobs)), recipe.train.name)
     sheet, page = summary.written(figures, summary.cards(drawn, first))
     root.write(f"{DIRECTORY}/contact_sheet.png", sheet)
     root.write(f"{DIRECTORY}/report.html", page.encode())
     return figures
 
 
-def _ceiling(recipe: Recipe, scenes: list[Scene]) -> list[Reading]:
-    if not scenes:
-        return []
-    pool = recipe.resources.evaluate
-    ceiling: Any = ray.remote(measuring.ceiling)
-    task = ceiling.options(**_options(pool))
-    readings: list[Reading] = _answer(task.remote(recipe.encode, scenes, sharded.device_of(pool), sharded.threads_of(pool)))
-    return readings
+def _measurers(recipe: Recipe, root: Root, jobs: int) -> list[Any]:
+    """Actors of `Measure`, as many as the recipe allows and the jobs need."""
+    pool, config = recipe.resources.evaluate, recipe.evaluate
+    measure: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, label_selector=pool.label_selector)(Measure)
+    arguments = (root, config.features, config.batch_size, sharded.device_of(pool), sharded.threads_of(pool))
+    return [measure.remote(*arguments) for _ in range(max(1, min(pool.max_actors, jobs)))]
 
 
-def _features(recipe: Recipe, root: Root, jobs: list[Job]) -> dict[str, FeatureSums]:
-    resources, config = recipe.resources.evaluate, recipe.evaluate
-    measure: Any = ray.remote(Measure)
-    remote = measure.options(**_options(resources))
-    arguments = (root, config.features, config.batch_size, sharded.device_of(resources), sharded.threads_of(resources))
-    actors = [remote.remote(*arguments) for _ in range(min(resources.max_actors, len(jobs)))]
+def _results(actors: list[Any], jobs: list[Job]) -> Iterator[tuple[str, FeatureSums]]:
+    """Answers in the order of their jobs, so that the same pictures give the same figures."""
     pool = ActorPool(actors)
     for job in jobs:
         pool.submit(lambda actor, job: actor.measure.remote(job), job)
-    return measuring.merged(_results(pool))
-
-
-def _options(pool: ActorResources) -> dict[str, Any]:
-    return {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "label_selector": pool.label_selector or None}
-
-
-def _results(pool: ActorPool) -> Iterator[tuple[str, FeatureSums]]:
-    """Answers in the order of their jobs, so that the same pictures give the same figures."""
     while pool.has_next():
-        try:
-            yield pool.get_next()
-        except RayTaskError as error:
-            raise _plain(error) from None
+        with _plain_errors():
+            result = pool.get_next()
+        yield result
 
 
-def _answer(reference: Any) -> Any:
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Let through what a worker raised, without the machine it was raised on."""
     try:
-        return ray.get(reference)
+        yield
     except RayTaskError as error:
-        raise _plain(error) from None
-
-
-def _plain(error: RayTaskError) -> Exception:
-    """What a worker raised, without the machine it was raised on."""
-    return error.cause if isinstance(error.cause, (Failed, Refused)) else error
+        raise (error.cause if isinstance(error.cause, (Failed, Refused)) else error) from None

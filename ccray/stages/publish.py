@@ -112,7 +112,7 @@ def _subject(recipe: Recipe, root: Root, inputs: Mapping[str, Manifest], folder:
 
 
 def _components(recipe: Recipe, inputs: Mapping[str, Manifest], folder: Path, mix: Mix) -> list[Component]:
-    learned = f"the {mix.images:,} images of attribution.parquet, with captions by {recipe.caption.model}"
+    learned = f"the {mix.images:,} images of attribution.parquet, with captions by {components.public_name(recipe.caption.model)}"
     return components.list_components(recipe, folder, learned, inputs["caption"].facts.get("captioner_sha256"))
 
 

@@ -29,6 +29,8 @@ SETTINGS = (
     "evaluate.batch_size=8",
     "evaluate.reference_images=40",
     "resources.evaluate.rows_per_block=8",
+    "resources.evaluate.min_actors=1",
+    "resources.evaluate.max_actors=1",
 )
 
 
