@@ -11,7 +11,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 from ray.core.generated.common_pb2 import LabelSelectorOperator
 
-from ccray import config, recipes
+from ccray import config, recipes, sharded
 from ccray.config import STAGES, ActorResources, Recipe
 from tests.cluster.test_files import aws, kuberay_config
 
@@ -20,7 +20,9 @@ NODE_OF = {"catalog": "cpu", "caption": "caption", "encode": "caption", "train":
 
 
 def _request(resources: dict[str, float], selector: dict[str, str]) -> Any:
-    constraints = [(key, LabelSelectorOperator.LABEL_OPERATOR_IN, [value]) for key, value in selector.items()]
+    constraints = [
+        (key, LabelSelectorOperator.LABEL_OPERATOR_IN, value.removeprefix("in(").removesuffix(")").split(",")) for key, value in selector.items()
+    ]
     bundle = {name: amount for name, amount in resources.items() if amount}
     return ResourceRequestUtil.make(bundle, label_selectors=[constraints] if constraints else None)
 
@@ -38,7 +40,9 @@ def demand(recipe: Recipe, stage: str) -> tuple[list[Any], list[Any]]:
         replica = _request({"CPU": served.cpus, "GPU": served.gpus}, served.label_selector)
         return [replica] * (2 * served.max_replicas), []  # an update starts the new ones beside the old
     actors: ActorResources = getattr(recipe.resources, stage)
-    return [_request({"CPU": actors.cpus, "GPU": actors.gpus}, actors.label_selector)] * actors.max_actors, []
+    task = _request({"CPU": 1, "memory": sharded.TASK_MEMORY_BYTES}, actors.task_label_selector)
+    actor = _request({"CPU": actors.cpus, "GPU": actors.gpus}, actors.label_selector)
+    return [actor] * actors.max_actors + [task] * actors.max_actors, []
 
 
 def started(cluster: dict[str, Any], single: list[Any], gangs: list[Any]) -> tuple[Counter[str], SchedulingReply]:
@@ -71,7 +75,9 @@ def test_every_stage_of_every_recipe_finds_its_nodes(file, name, stage):
     assert not reply.infeasible_gang_resource_requests
     on_gpus = name not in ("tiny", "tiny-dit")
     expected = NODE_OF[stage] if on_gpus else "cpu"
-    assert set(nodes) - {"head", "headgroup"} == {expected}, "another kind of node would be started, or none"
+    tasks_too = {"cpu"} if stage in ("caption", "encode", "evaluate") else set()
+    assert expected in nodes
+    assert set(nodes) - {"head", "headgroup"} - tasks_too <= {expected}, "another kind of node would be started"
 
 
 @pytest.mark.parametrize("file", CLUSTERS)
@@ -101,6 +107,20 @@ def test_the_largest_run_fits_on_one_kind_of_training_node(file):
 def test_a_misspelt_label_or_too_large_a_request_is_seen(file, stage, words):
     recipe = config.build(recipes.named("commoncanvas-s-c"), words)
     assert missing(CLUSTERS[file], recipe, stage) > 0
+
+
+@pytest.mark.parametrize("file", CLUSTERS)
+@pytest.mark.parametrize("stage", ["catalog", "caption", "encode", "evaluate"])
+def test_tasks_start_no_training_or_serving_node_when_cpu_nodes_run_out(file, stage):
+    """Ray Data asks for more CPUs as long as it could use them."""
+    for name in ("commoncanvas-s-c", "commonart-beta"):
+        actors = getattr(recipes.named(name).resources, stage)
+        nodes, reply = started(CLUSTERS[file], [_request({"CPU": 1}, actors.task_label_selector)] * 5000, [])
+        assert reply.infeasible_resource_requests
+        assert nodes["cpu"] == CLUSTERS[file]["available_node_types"]["cpu"]["max_workers"]
+        assert not nodes["train"] + nodes["serve"]
+        loose, _ = started(CLUSTERS[file], [_request({"CPU": 1}, {})] * 5000, [])
+        assert loose["train"], "without the selector they would"
 
 
 @pytest.mark.parametrize("file", CLUSTERS)

@@ -120,7 +120,7 @@ def test_a_published_model_draws_one_picture_over_http(ray_cluster: None, recipe
 def test_a_model_that_does_not_load_fails_in_words(ray_cluster: None, recipe: Recipe, models: dict[str, str], tmp_path: Path) -> None:
     folder = folders.pixart_folder(tmp_path / "broken")
     (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(Failed, match=r"did not load: .* cannot be loaded: .*expected safetensors weights"):
+    with pytest.raises(Failed, match=r"did not load: .*broken.* cannot be loaded: .*safetensors"):
         serve.run(recipe, Root(str(tmp_path)), {"broken": str(folder)}, block=False)
 
 
@@ -139,6 +139,7 @@ def test_refuses_what_cannot_be_served_before_starting(recipe: Recipe, models: d
     assert "--model x=nowhere cannot be served: nowhere is neither a diffusers folder" in refusal(recipe, tmp_path, {"x": "nowhere"})
     assert "has no model_index.json" in refusal(recipe, tmp_path, {"x": str(tmp_path / "empty")})
     assert "is a FluxPipeline: supported are StableDiffusionPipeline" in refusal(recipe, tmp_path, {"x": str(other)})
+    assert "expected a folder, s3://bucket/prefix or a hub name" in refusal(recipe, tmp_path, {"x": "ftp://host/x"})
     for id in ("A model", "", "ingress", "a/b"):
         assert "is not a model id" in refusal(recipe, tmp_path, {id: models["sd-class"]})
 
