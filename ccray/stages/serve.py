@@ -209,6 +209,8 @@ def _check(place: str) -> None:
     if "://" not in place:
         pipeline.read_index(place)
         return
+    if not place.startswith("s3://"):
+        raise Refused("expected a folder, s3://bucket/prefix or a hub name")
     with tempfile.TemporaryDirectory() as folder:
         root, name = Root(place), "model_index.json"
         try:
