@@ -49,7 +49,8 @@ def connect() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
     else:
-        ray.init(address="local", num_cpus=max(LOCAL_CPUS, os.cpu_count() or 1), include_dashboard=False)
+        # Stages tell what there is to tell; Ray Train's watchers would say every second that there is no dashboard to ask.
+        ray.init(address="local", num_cpus=max(LOCAL_CPUS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
 
 
 def refuse_unshared_root(root: Root) -> None:

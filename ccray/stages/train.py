@@ -6,10 +6,9 @@ model/, seen.parquet    once finished: the averaged weights as a diffusers folde
 """
 
 import json
-import logging
 import os
-import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
@@ -27,10 +26,10 @@ from ccray.data import loader
 from ccray.data.loader import Doors, Index, LatentDataset, Order
 from ccray.interfaces import Failed
 from ccray.models import pipeline
-from ccray.sharded import connect, reason_of
+from ccray.sharded import PROGRESS_SECONDS, connect, reason_of, say
 from ccray.storage import Manifest, Root, Stage
 from ccray.training import admission, export, loop
-from ccray.training.tracking import FileTracker, Silence
+from ccray.training.tracking import METRICS, FileTracker, Silence, progress_line
 
 NAME = "train"
 RAYS_RECORD = "checkpoint_manager_snapshot.json"  # by which Ray Train knows its checkpoints
@@ -52,8 +51,11 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     admission.check(recipe, made["encode"].facts)
     counted = loader.index(root, _doors(recipe))
     connect()
+    say(f"train: {counted.total:,} images, {recipe.train.steps:,} steps of {recipe.train.global_batch_size:,}")
     with storage.running(root, stage) as manifest:
-        _fit(_absolute(recipe), root, stage, counted, _tidied(root, stage.directory))
+        begin_with = _tidied(root, stage.directory)
+        with _followed(root, stage.directory, recipe.train.steps):
+            _fit(_absolute(recipe), root, stage, counted, begin_with)
         checkpoint = f"{stage.directory}/{_checkpoint_name(recipe.train.steps)}"
         progress = root.read_json(f"{checkpoint}/progress.json")
         root.write(f"{stage.directory}/seen.parquet", root.read(f"{checkpoint}/seen.parquet"))
@@ -106,12 +108,13 @@ def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index, begin_with: s
             resources_per_worker={"CPU": wanted.cpus} | ({"GPU": wanted.gpus} if wanted.gpus else {}),
             label_selector=wanted.label_selector or None,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # likewise
             name=name,
             storage_path=root.path(parent),
             storage_filesystem=root.filesystem,
             failure_config=FailureConfig(max_failures=wanted.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=recipe.train.keep_checkpoints),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
@@ -121,10 +124,37 @@ def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index, begin_with: s
         raise Failed(f"training stopped: {reason_of(cause)}; the newest checkpoint stays: run the same command again to continue from it") from error
 
 
+@contextmanager
+def _followed(root: Root, directory: str, steps: int) -> Iterator[None]:
+    """Tell every few seconds which lines of metrics are new: the ranks may run anywhere, and Ray's own messages need not be shown for it."""
+    stop = threading.Event()
+    told = set(_lines(root, directory))
+
+    def follow() -> None:
+        ended = False
+        while not ended:
+            ended = stop.wait(PROGRESS_SECONDS)
+            new = [line for line in _lines(root, directory) if line not in told]
+            for values in map(json.loads, new):
+                say(progress_line(values["step"], steps, values))
+            told.update(new)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _lines(root: Root, directory: str) -> list[bytes]:
+    path = f"{directory}/{METRICS}"
+    return root.read(path).splitlines() if root.exists(path) else []
+
+
 def _work(settings: dict[str, Any]) -> None:
     """One rank, in a process of its own."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("ccray").setLevel(logging.INFO)
     recipe, root, directory = settings["recipe"], settings["root"], settings["directory"]
     runtime = RayRuntime(root, directory, settings["begin_with"])
     order = Order(recipe.train.seed, recipe.train.global_batch_size, recipe.train.window_shards)

@@ -35,6 +35,7 @@ from ccray.training.checkpoint import Progress, Seen
 from ccray.training.draws import draw
 from ccray.training.ema import Ema
 from ccray.training.features import Features
+from ccray.training.tracking import progress_line
 
 log = logging.getLogger(__name__)
 DEADLINE_STEPS = 10  # how often to ask whether the machine goes away: a collective of all ranks
@@ -92,7 +93,6 @@ class _Run:
         self.norm = torch.zeros(())
         self.warned = False
         self.clock, self.clock_samples = time.monotonic(), 0
-        self.begun, self.begun_step = time.monotonic(), 0
 
     def restore(self) -> None:
         """Continue from the newest checkpoint."""
@@ -101,7 +101,7 @@ class _Run:
                 self.progress = checkpoint.load(directory, self.model, self.optimizer, self.ema)
                 if self.runtime.rank == 0:
                     self.seen = Seen.read(directory)
-        self.clock_samples, self.begun_step = self.progress.samples, self.progress.step
+        self.clock_samples = self.progress.samples
         self._say("train: %s parameters, from step %d to %d", f"{self.progress.parameters:,}", self.progress.step, self.config.steps)
 
     def update(self, batch: LatentBatch) -> None:
@@ -182,17 +182,16 @@ class _Run:
             raise Failed(f"the loss is {progress.last_loss} at step {progress.step}: lower train.learning_rate, or set train.clip_norm")
         rate = (progress.samples - self.clock_samples) / max(now - self.clock, 1e-9)
         self.clock, self.clock_samples = now, progress.samples
-        left = (now - self.begun) / (progress.step - self.begun_step) * (progress.steps - progress.step)
+        values = {
+            "loss": progress.last_loss,
+            "grad_norm": float(self.norm),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "samples": progress.samples,
+            "samples_per_second": rate,
+        }
         if self.runtime.rank == 0:
-            values = {
-                "loss": progress.last_loss,
-                "grad_norm": float(self.norm),
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "samples": progress.samples,
-                "samples_per_second": rate,
-            }
             self.tracker.scalars(progress.step, values)
-        self._say("train: step %d/%d  loss %.4f  %.0f samples/s  %s left", progress.step, progress.steps, progress.last_loss, rate, _duration(left))
+        self._say("%s", progress_line(progress.step, progress.steps, values))
 
     def _pictures(self) -> None:
         """A grid drawn with the averaged weights; all ranks draw, because the weights are gathered from all."""
@@ -213,6 +212,7 @@ class _Run:
         if self.runtime.rank == 0:
             checkpoint.save_record(directory, self.progress, self.seen)
         self.runtime.report({"step": self.progress.step, "loss": self.progress.last_loss}, directory)
+        self._say("train: checkpoint of step %d", self.progress.step)
 
     def _share_loss(self) -> None:
         """Add what all ranks' losses have come to since the last time to the record; a collective."""
@@ -286,9 +286,3 @@ def _grid(pictures: np.ndarray) -> np.ndarray:
     padded = np.concatenate([pictures, np.full((spare, *pictures.shape[1:]), 255, np.uint8)])
     rows, (height, width) = len(padded) // columns, pictures.shape[1:3]
     return padded.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

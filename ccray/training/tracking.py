@@ -18,6 +18,14 @@ SAMPLES = "samples"
 EVENTS = "tensorboard"
 
 
+def progress_line(step: int, steps: int, values: dict[str, float]) -> str:
+    """One line of metrics for people: `train: step 120/1000  loss 0.1234  160 samples/s  0:05:52 left`."""
+    seconds = (steps - step) * values["samples"] / step / values["samples_per_second"]
+    minutes, seconds = divmod(round(seconds), 60)
+    left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    return f"train: step {step}/{steps}  loss {values['loss']:.4f}  {values['samples_per_second']:.0f} samples/s  {left} left"
+
+
 class FileTracker:
     """An `interfaces.Tracker`. A step that comes again, after a resume, takes the place of its first telling and of all that followed it."""
 
