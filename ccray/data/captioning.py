@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from ccray import schema
 from ccray.config import CaptionConfig
@@ -23,6 +24,7 @@ class CaptionImages:
         """Load the captioner; `threads` is the number of torch threads, as torch finds them when None."""
         if threads is not None:
             torch.set_num_threads(threads)
+        disable_progress_bar()  # of loading weights, in the middle of the run's own lines
         self._config = config
         self._captioner: Captioner = Blip2Captioner(config, usable(device))
 

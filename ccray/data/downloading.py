@@ -74,10 +74,9 @@ def _request(url: str, config: Download, max_bytes: int, deadline: float) -> byt
         return _Passing(address) if address.reason == "fetch_failed" else address
     try:
         return _exchange(parts, address, port, max_bytes, deadline)
-    except (urllib3.exceptions.TimeoutError, TimeoutError):
-        return _Passing(Unusable("timed_out", f"{parts.hostname} took more than {config.timeout_seconds:g} s"))
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        if time.monotonic() >= deadline:  # the watch has closed the connection
+        late = isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)) and not isinstance(error, urllib3.exceptions.NewConnectionError)
+        if late or time.monotonic() >= deadline:
             return Unusable("timed_out", f"{parts.hostname} took more than {config.timeout_seconds:g} s")
         return _Passing(Unusable("fetch_failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
 
@@ -115,10 +114,13 @@ def _exchange(parts: SplitResult, address: str, port: int, max_bytes: int, deadl
     connection = _connection(parts, address, port, left)
     try:
         connection.connect()
-        with _watched(connection.sock, deadline - time.monotonic()):
+        with _watched(connection.sock, deadline - time.monotonic()) as hung_up:
             headers = HEADERS | {"Host": parts.netloc.rpartition("@")[2]}
             connection.request("GET", target, headers=headers, preload_content=False, decode_content=False)
-            return _answer(connection.getresponse(), max_bytes)
+            answer = _answer(connection.getresponse(), max_bytes)
+        if hung_up.is_set() and isinstance(answer, bytes):  # what came may be a part that looks whole
+            raise TimeoutError
+        return answer
     finally:
         connection.close()
 
@@ -131,18 +133,20 @@ def _connection(parts: SplitResult, address: str, port: int, seconds: float) -> 
 
 
 @contextmanager
-def _watched(stream: socket.socket, seconds: float) -> Iterator[None]:
-    """Hang up after `seconds`, however busily the server drips."""
-    watch = threading.Timer(max(0.0, seconds), _hang_up, [stream])
+def _watched(stream: socket.socket, seconds: float) -> Iterator[threading.Event]:
+    """Hang up after `seconds`, however busily the server drips; the event says that it came to this."""
+    hung_up = threading.Event()
+    watch = threading.Timer(max(0.0, seconds), _hang_up, [stream, hung_up])
     watch.daemon = True
     watch.start()
     try:
-        yield
+        yield hung_up
     finally:
         watch.cancel()
 
 
-def _hang_up(stream: socket.socket) -> None:
+def _hang_up(stream: socket.socket, hung_up: threading.Event) -> None:
+    hung_up.set()
     with suppress(OSError):
         stream.shutdown(socket.SHUT_RDWR)
 

@@ -48,7 +48,7 @@ class FetchImages:
 
     def _received(self, locators: Iterable[str], statements: Iterable[str | None]) -> list[bytes | Unusable]:
         """Bytes as received, or why there are none; what the policy refuses is not even asked for."""
-        refused = [self._refusal(statement) for statement in statements]
+        refused = [_nothing(locator) or self._refusal(statement) for locator, statement in zip(locators, statements, strict=True)]
         found: dict[str, bytes | Unusable] = {}
         wanted = sorted({locator for locator, refusal in zip(locators, refused, strict=True) if refusal is None})
         urls = [locator for locator in wanted if locator.startswith("url:")]
@@ -76,9 +76,6 @@ class FetchImages:
         if scheme == "scene":
             seed, index = map(int, rest.split("/"))
             return png_bytes(draw(train_scene(seed, index), self._config.shapes.size_px))
-        if scheme == "none":
-            reason, _, detail = rest.partition(":")
-            return Unusable(reason, detail)
         return self._file(located_file(locator))
 
     def _file(self, path: str) -> bytes | Unusable:
@@ -125,6 +122,15 @@ class FetchImages:
             "width": picture.width,
             "height": picture.height,
         }
+
+
+def _nothing(locator: str) -> Unusable | None:
+    """What a row says that is a reject from the start."""
+    scheme, _, rest = locator.partition(":")
+    if scheme != "none":
+        return None
+    reason, _, detail = rest.partition(":")
+    return Unusable(reason, detail)
 
 
 def read_local(base: Root, path: str, max_bytes: int) -> bytes | Unusable:

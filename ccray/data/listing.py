@@ -8,7 +8,7 @@ import pyarrow as pa
 from ccray import schema
 from ccray.config import CatalogConfig
 from ccray.data.sources import folder, shapes, table
-from ccray.data.sources.listed import Listed, Source
+from ccray.data.sources.listed import Listed, Source, clean
 from ccray.interfaces import Refused
 
 OPENERS: dict[str, Callable[[CatalogConfig], Source]] = {"shapes": shapes.open_source, "folder": folder.open_source, "table": table.open_source}
@@ -38,5 +38,5 @@ def shards(source: Source, config: CatalogConfig) -> Iterator[pa.Table]:
 
 
 def _shard_table(source: str, shard: int, chunk: list[Listed]) -> pa.Table:
-    records = [{"row_id": schema.id_of(source, listed.own_id), "shard": shard, "source": source, **listed.texts()} for listed in chunk]
+    records = [{"row_id": schema.id_of(source, clean(listed.own_id)), "shard": shard, "source": source, **listed.texts()} for listed in chunk]
     return pa.Table.from_pylist(records, schema=schema.LISTING).sort_by("row_id")

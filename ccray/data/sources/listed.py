@@ -41,9 +41,9 @@ class Listed:
     source_url: str | None = None
 
     def texts(self) -> dict[str, str | datetime | None]:
-        """All but `own_id`, as columns of `schema.LISTING`; lone surrogates, which no Parquet string can hold, are replaced."""
+        """All but `own_id`, as columns of `schema.LISTING`, cleaned."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "own_id"}
-        return {name: _clean(value) if isinstance(value, str) else value for name, value in values.items()}
+        return {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 class Source(Protocol):
@@ -56,7 +56,8 @@ class Source(Protocol):
     def listing(self) -> Iterator[Listed]: ...
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Text that Parquet can hold: lone surrogates, as in file names that are not UTF-8, become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
