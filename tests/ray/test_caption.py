@@ -1,0 +1,81 @@
+"""The caption stage on a local cluster: one row a key, the same words as the bare captioner, failures in their own rows."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccray import config, schema
+from ccray.data.captioning import CaptionImages
+from ccray.data.pixels import LoadPixels, read_images, whole_view
+from ccray.interfaces import Refused
+from ccray.models.captioner import Blip2Captioner
+from ccray.stages import caption
+from ccray.storage import Root
+from tests.conftest import Corridor
+
+pytestmark = pytest.mark.ray
+CAPTIONS = "captions/shapes-blip2"
+
+
+def test_captions_are_those_of_the_bare_captioner(corridor: Corridor) -> None:
+    root = corridor.root
+    manifest = caption.run(corridor.recipe, root)
+    assert (manifest.status, manifest.rows, manifest.counts) == ("finished", 96, {"ok": 96})
+    table = root.read_table(f"{CAPTIONS}/shard-00001.parquet")
+    assert table.schema == schema.CAPTIONS
+    assert table.column("key").equals(root.read_table("catalog/shard-00001.parquet").column("key"))
+    rows = table.to_pylist()[:5]
+    images = read_images(root, 1, np.array([row["key"] for row in rows]))
+    pictures = [np.array(Image.open(io.BytesIO(images[row["key"]])).convert("RGB")) for row in rows]
+    bare = Blip2Captioner(corridor.recipe.caption).caption(pictures)
+    assert [row["caption"] for row in rows] == [one.text for one in bare]
+    assert np.allclose([row["mean_logprob"] for row in rows], [one.mean_logprob for one in bare], atol=1e-4)
+    assert {(row["language"], row["prompt"], row["status"]) for row in rows} == {("en", "", "ok")}
+
+
+def test_a_row_that_fails_fails_alone(corridor: Corridor) -> None:
+    """Bytes that are gone, an image that was taken down and a picture that the model cannot take: each says so, the others are described."""
+    root = corridor.root
+    keys = root.read_table("catalog/shard-00000.parquet", columns=["key"]).column("key").to_numpy()[:4]
+    batch = {"key": np.append(keys, 12345), "shard": np.zeros(5, np.int32)}
+    pixels = LoadPixels(root, whole_view, frozenset([int(keys[1])]))(batch)
+    pixels["pixels"][2] = b""
+    pixels["height"][2] = pixels["width"][2] = 0
+    recipe = config.build(corridor.recipe, ["caption.batch_size=4"])
+    answer = CaptionImages(recipe.caption, threads=1)(pixels)
+    assert answer["status"][[0, 3]].tolist() == ["ok", "ok"]
+    assert answer["status"][1] == "taken_down"
+    assert answer["status"][4] == "bytes_missing"
+    assert answer["status"][2] not in ("ok", None)
+    assert [text is None for text in answer["caption"]] == [False, True, True, False, True]
+
+
+def test_refusals(corridor: Corridor, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"caption reads .*catalog, which is not finished"):
+        caption.run(corridor.recipe, Root(str(tmp_path / "empty")))
+    root = tmp_path / "root"
+    shutil.copytree(Path(corridor.root.uri) / "catalog", root / "catalog")
+    with pytest.raises(Refused, match=r"caption\.model is '/no/such'"):
+        caption.run(config.build(corridor.recipe, ["caption.model=/no/such"]), Root(str(root)))
+    assert not (root / "captions").exists()
+    with pytest.raises(Refused, match=r"caption\.prompt is 'a photo of'.*made with ''"):
+        caption.run(config.build(corridor.recipe, ["caption.prompt=a photo of"]), corridor.root)
+
+
+def test_takedowns_are_not_captioned(corridor: Corridor, tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    for name in ("catalog", "images"):
+        shutil.copytree(Path(corridor.root.uri) / name, Path(root.uri) / name)
+    key = root.read_table("catalog/shard-00002.parquet", columns=["key"]).column("key")[3].as_py()
+    root.write("takedowns/a.jsonl", (json.dumps({"key": schema.hex_key(key)}) + "\n").encode())
+    manifest = caption.run(corridor.recipe, root)
+    assert manifest.counts == {"ok": 95, "taken_down": 1}
+    rows = {row["key"]: row for row in root.read_table(f"{CAPTIONS}/shard-00002.parquet").to_pylist()}
+    assert (rows[key]["status"], rows[key]["caption"]) == ("taken_down", None)
+    others = {row["key"]: row for row in corridor.root.read_table(f"{CAPTIONS}/shard-00002.parquet").to_pylist() if row["key"] != key}
+    assert {other: row for other, row in rows.items() if other != key} == others
