@@ -32,6 +32,7 @@ from ccray.training import admission, export, loop
 from ccray.training.tracking import METRICS, FileTracker, Silence, progress_line
 
 NAME = "train"
+START_SECONDS = "600"  # for the ranks' processes to start; a busy machine takes longer than Ray's minute, and would begin again for ever
 RAYS_RECORD = "checkpoint_manager_snapshot.json"  # by which Ray Train knows its checkpoints
 
 
@@ -97,6 +98,7 @@ def _absolute(recipe: Recipe) -> Recipe:
 
 def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index, begin_with: str | None) -> None:
     wanted = recipe.resources.train
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
     parent, name = stage.directory.rsplit("/", 1)
     trainer = TorchTrainer(
         _work,
