@@ -22,8 +22,10 @@ from ray.util.state import list_nodes
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+# A test process that is killed takes its head along (PR_SET_PDEATHSIG, SIGTERM), and raylets end without their head.
+DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 MARK = "CCRAY_TEST_HEAD"  # in the environment of every process of one head
-START_SECONDS = 90
+START_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def head(*options: str, **variables: str) -> Iterator[Head]:
     words = [f"--{name}={port}" for name, port in ports.items() if not any(option.startswith(f"--{name}=") for option in options)]
     words += [f"--temp-dir={folder}", "--object-store-memory=200000000", "--dashboard-host=127.0.0.1", "--disable-usage-stats", "--block", *options]
     log = (folder / "start.log").open("wb")
-    process = subprocess.Popen([str(BIN / "ray"), "start", "--head", *words], env=environment, stdout=log, stderr=log, start_new_session=True)
+    command = [sys.executable, "-c", DIE_WITH_PARENT, str(BIN / "ray"), "start", "--head", *words]
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     found = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment, process)
     try:
         _wait_until_ready(found, folder)

@@ -35,6 +35,7 @@ class LocalNodes(FakeMultiNodeProvider):
             dashboard_agent_listen_port=0,
             num_cpus=resources.pop("CPU", 0),
             num_gpus=resources.pop("GPU", 0),
+            memory=resources.pop("memory", None),
             object_store_memory=200_000_000,
             resources=resources,
             labels=labels,

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 IDLE_SECONDS = 5
 CPUS = 6  # of a node, at most: a raylet starts as many Python processes
+MEMORY_BYTES = 4 * 2**30
 LOOK_SECONDS = 0.5
 JOB_SECONDS = 240
 LEAVE_SECONDS = 90
@@ -39,7 +40,7 @@ def node_types() -> dict[str, Any]:
     """The worker node types of cluster/aws.yaml, made small enough for this machine."""
     kinds = {name: dict(kind) for name, kind in aws()["available_node_types"].items() if name != "head"}
     for kind in kinds.values():
-        kind["resources"] = kind["resources"] | {"CPU": min(CPUS, kind["resources"]["CPU"])}
+        kind["resources"] = kind["resources"] | {"CPU": min(CPUS, kind["resources"]["CPU"]), "memory": MEMORY_BYTES}
         kind |= {"idle_timeout_s": IDLE_SECONDS, "max_workers": 1}
     return kinds
 
