@@ -32,7 +32,7 @@ from ccray.training import admission, export, loop
 from ccray.training.tracking import METRICS, FileTracker, Silence, progress_line
 
 NAME = "train"
-START_SECONDS = "600"  # for the ranks' processes to start; a busy machine takes longer than Ray's minute, and would begin again for ever
+START_SECONDS = "600"  # to reserve what the ranks need before asking anew: a machine that is only starting takes longer than the one minute of Ray
 RAYS_RECORD = "checkpoint_manager_snapshot.json"  # by which Ray Train knows its checkpoints
 
 

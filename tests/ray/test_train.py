@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -29,13 +31,14 @@ UNET = (
     "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
     "up_block_types: [UpBlock2D, CrossAttnUpBlock2D], cross_attention_dim: 96, attention_head_dim: 4, norm_num_groups: 8}"
 )
-STEPS, EVERY, BATCH = 24, 8, 16
+STEPS, EVERY, BATCH = 40, 8, 16
+PATIENCE_SECONDS = 300
 SETTINGS = (
     f"denoiser={UNET}",
     f"train.steps={STEPS}",
     f"train.global_batch_size={BATCH}",
     f"train.checkpoint_every={EVERY}",
-    "train.sample_every=24",
+    f"train.sample_every={STEPS}",
     "train.log_every=2",
     "train.warmup_steps=4",
     "resources.train.threads=1",
@@ -49,6 +52,15 @@ def metrics(root: Root, name: str) -> list[dict[str, float]]:
 
 def weights(root: Root, name: str) -> dict[str, torch.Tensor]:
     return pipeline.load_folder(root.path(f"checkpoints/{name}/model")).denoiser.state_dict()
+
+
+def await_step(root: Root, name: str, step: int, driver: subprocess.Popen[bytes]) -> None:
+    """Return as soon as the run's metrics have come to `step`; a disk offers no event, so it is asked twenty times a second."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (root.exists(f"checkpoints/{name}/metrics.jsonl") and metrics(root, name)[-1]["step"] >= step):
+        assert driver.poll() is None, f"the driver ended with {driver.returncode}"
+        assert time.monotonic() < deadline, f"step {step} was not reached in {PATIENCE_SECONDS} s"
+        Event().wait(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +111,10 @@ def test_a_killed_driver_resumes_to_the_same_run(corridor: Corridor, trained: Ma
     """SIGKILL after the first checkpoint, then the same settings: losses, weights and record as in the run that was left alone."""
     root = corridor.root
     command = [sys.executable, "-m", "ccray", "train", "--recipe", "tiny", "--root", root.uri, *SETTINGS, "train.name=killed"]
-    with subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        told = []
-        for line in driver.stdout:
-            told.append(line)
-            if f"step {EVERY + 4}/{STEPS}" in line:
-                driver.send_signal(signal.SIGKILL)
-                break
-    assert driver.returncode == -signal.SIGKILL, "".join(told)
     directory = "checkpoints/killed"
+    with subprocess.Popen(command) as driver:
+        await_step(root, "killed", EVERY + 4, driver)
+        driver.send_signal(signal.SIGKILL)
     manifest = storage.read_manifest(root, directory)
     assert manifest is not None
     assert manifest.status == "running"
