@@ -101,9 +101,15 @@ def _draw_card(
         draw.text((x, y), line, INK, font=font)
         y += LINE_PX
     if card.missed is not None:
-        verdict, colour = (f"wrong: {', '.join(card.missed)}", BAD) if card.missed else ("as the prompt says", GOOD)
         _draw_mark(draw, (x, y), good=not card.missed)
-        draw.text((x + 20, y), verdict, colour, font=font)
+        draw.text((x + 20, y), _verdict(card.missed), BAD if card.missed else GOOD, font=font)
+
+
+def _verdict(missed: Sequence[str]) -> str:
+    """One line that fits below a pair of pictures."""
+    if not missed:
+        return "as the prompt says"
+    return f"wrong: {', '.join(missed)}" if len(missed) < 5 else "nothing is as the prompt says"
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], good: bool) -> None:

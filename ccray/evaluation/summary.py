@@ -126,10 +126,10 @@ def titles(figures: Mapping[str, Any]) -> tuple[str, str]:
         lines.append(
             f"Pictures that show what the prompt says: {shares} (mean of the five {figures['prompt_fidelity_mean']:.3f}, all by chance {figures['chance']['all']:.2f})"
         )
-    if figures.get("frechet_distance") is not None:
+    if figures.get("frechet_distance") is not None:  # without its accent, which the font of the sheet may lack
         floor = figures["distances"].get(REAL) or {}
         shown = report.shown(figures["frechet_distance"])
-        lines.append(f"Fréchet distance to real images {shown}; of other real images {report.shown(floor.get('frechet_distance'))}")
+        lines.append(f"Frechet distance to real images {shown}; of other real images {report.shown(floor.get('frechet_distance'))}")
     return title, "\n".join(lines)
 
 

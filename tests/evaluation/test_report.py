@@ -10,13 +10,13 @@ from PIL import Image, ImageFont
 
 from ccray.evaluation import report
 from ccray.evaluation.report import Card, Figures
-from ccray.shapes import world
+from ccray.shapes import oracle, world
 
 
 def shapes_cards(count: int) -> list[Card]:
     scenes = [world.held_out_scene(3, index) for index in range(count)]
     return [
-        Card(world.caption(scene), world.draw(world.train_scene(3, index)), world.draw(scene), ("colour", "size") if index % 3 else ())
+        Card(world.caption(scene), world.draw(world.train_scene(3, index)), world.draw(scene), oracle.ATTRIBUTES[: index % 6])
         for index, scene in enumerate(scenes)
     ]
 
