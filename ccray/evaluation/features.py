@@ -6,7 +6,8 @@ What a folder holds beside its vision tower (a language model, a text tower) is 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from ccray import storage
 from ccray.evaluation.metrics import FeatureSums
@@ -88,7 +89,8 @@ def _tower(model: str) -> transformers.PreTrainedModel:
         options: dict[str, Any] = {"key_mapping": {prefix: ""}} if prefix else {}
         if name != "AutoModel" and hasattr(config, "vision_config"):
             options["config"] = config.vision_config
-        tower, info = loader.from_pretrained(path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options)
+        with _quiet():
+            tower, info = loader.from_pretrained(path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         raise Failed(f"evaluate.features={model} cannot be loaded: {error}") from None
     if tower.main_input_name != "pixel_values" or not hasattr(tower.config, "image_size"):
@@ -99,6 +101,17 @@ def _tower(model: str) -> transformers.PreTrainedModel:
     if missing:
         raise Failed(f"evaluate.features={model} lacks weights of its vision tower, such as {missing[0]}: name a complete folder")
     return tower.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the list of weights that are not loaded: a captioner's language model is meant to stay away; missing ones are checked."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _processor_settings(model: str) -> dict[str, Any]:
