@@ -28,6 +28,8 @@ from ccray.interfaces import Failed, Refused
 from ccray.storage import Manifest, Root
 
 log = logging.getLogger("ccray")
+# Libraries speak when something is wrong; workers inherit this.
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 SHORT = {"source": "catalog.source", "policy": "catalog.policy", "license": "catalog.license"}
 
 
@@ -35,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     log.setLevel(logging.INFO)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     arguments, words = _parser().parse_known_args(argv)
     try:
         if arguments.command == "license":
