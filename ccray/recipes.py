@@ -179,7 +179,8 @@ def commoncanvas_s_nc() -> Recipe:
 def commoncanvas_l_nc() -> Recipe:
     """CommonCanvas-L-NC: the SDXL UNet with one text encoder (cross-attention 1024) and no micro-conditioning (paper section 6.3).
 
-    What the hub holds as CommonCanvas-XL is another model: a full SDXL with two text encoders.
+    2.39 B parameters: the 2.57 B of the published SDXL UNet, less its wider cross-attention and its micro-conditioning. What the hub
+    holds as CommonCanvas-XL is another model: a full SDXL with two text encoders.
     """
     base = commoncanvas_s_nc()
     return base.model_copy(

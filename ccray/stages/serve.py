@@ -265,17 +265,22 @@ def stop() -> None:
 
 
 def one_picture(recipe: Recipe, root: Root) -> bytes:
-    """A PNG of the recipe's first sample prompt, drawn over HTTP by the published model: the endpoint starts, answers once and stops."""
+    """A PNG of the first evaluated prompt, drawn over HTTP by the published model: the endpoint starts, answers once and stops."""
     resources = recipe.resources.serve.model_copy(update={"host": "127.0.0.1", "port": 0})
     recipe = recipe.model_copy(update={"resources": recipe.resources.model_copy(update={"serve": resources})})
     url = run(recipe, root, {}, block=False)
     try:
-        body = json.dumps({"prompt": next(iter(recipe.train.sample_prompts), "a picture"), "seed": 0}).encode()
+        body = json.dumps({"prompt": _first_prompt(root), "seed": 0}).encode()
         request = Request(f"{url}/v1/images/generations", body, {"content-type": "application/json"})
         with urlopen(request) as answer:
             return base64.b64decode(json.load(answer)["data"][0]["b64_json"])
     finally:
         stop()
+
+
+def _first_prompt(root: Root) -> str:
+    place = f"evaluation/prompts/{storage.shard_name(0)}"
+    return str(root.read_table(place, columns=["prompt"])["prompt"][0]) if root.exists(place) else "a picture"
 
 
 def example(url: str, model: str) -> str:
