@@ -6,8 +6,8 @@ Scenes are drawn from (seed, index) by a hash, pictures by integer arithmetic, s
     train_scene(seed, index)  ->  Scene  ->  draw  ->  pixels
     held_out_scene(...)                  ->  caption  ->  words  ->  parse  ->  Scene without its jitter
 
-Every (colour, shape, place) triple of `is_held_out_thing` is kept out of all training scenes, those of one thing and those of two,
-while each pair within it occurs: a model that draws them has composed, not recalled.
+One in six (colour, shape, size, place) combinations, those of `is_held_out_thing`, is kept out of all training scenes, those of one
+thing and those of two, while any three attributes of it occur together: a model that draws it has composed, not recalled.
 
 Lengths are in 64ths of the picture's side, x to the right and y down, so that one scene can be drawn at any size.
 """
@@ -108,9 +108,13 @@ class _Dice:
 
 
 def is_held_out_thing(thing: Thing) -> bool:
-    """One colour for each shape at each place: 15 of the 90 triples, a Latin square, so every pair is still seen in training."""
-    colour = list(COLOURS).index(thing.colour)
-    return (colour + SHAPES.index(thing.shape) + list(PLACES).index(thing.place)) % len(COLOURS) == 0
+    """One colour for each shape, size and place: 30 of 180 combinations, laid out so that every three attributes still meet in training.
+
+    Holding out (colour, shape, place) whatever the size teaches a captioner the rule itself: "blue and on the left is never a circle".
+    """
+    colour, size = list(COLOURS).index(thing.colour), list(SIZES).index(thing.size)
+    shape, place = SHAPES.index(thing.shape), list(PLACES).index(thing.place)
+    return (colour + 3 * size + shape + place) % len(COLOURS) == 0
 
 
 def is_held_out(scene: Scene) -> bool:

@@ -14,10 +14,11 @@ from ccray.shapes import WEIGHTS
 from ccray.shapes.oracle import score
 from ccray.shapes.teachers.captioner import train_captioner
 from ccray.shapes.teachers.learning import Plan, batches, warm_cosine
-from ccray.shapes.teachers.lessons import FIRST_TEACHER_SEED, exam_scenes, lesson_scenes, pixel_arrays, pixel_tensor
-from ccray.shapes.teachers.text import SLOT_SIZES, measure_text, said_so_far, train_text
+from ccray.shapes.teachers.lessons import FIRST_TEACHER_SEED, exam_scenes, lesson_scenes, nameless_colours, pixel_arrays, pixel_tensor, repainted
+from ccray.shapes.teachers.slots import IGNORED, SLOT_SIZES, scene_slots, slots_said_so_far, without_colour_slots
+from ccray.shapes.teachers.text import measure_text, train_text
 from ccray.shapes.teachers.vae import measure_vae, train_vae
-from ccray.shapes.world import caption, draw, is_held_out, parse, train_scene
+from ccray.shapes.world import COLOURS, caption, draw, is_held_out, parse, train_scene
 
 EXAMS = 300
 LIMIT_BYTES = 8_000_000
@@ -51,6 +52,13 @@ def test_lessons_hold_no_held_out_scene_and_no_catalog_picture() -> None:
     assert FIRST_TEACHER_SEED == 1_000_000
     assert not set(lessons) & {train_scene(seed, index) for seed in (0, 1) for index in range(8_000)}
     assert all(is_held_out(scene) for scene in exam_scenes(200))
+
+
+def test_repainted_scenes_show_only_colours_without_a_name() -> None:
+    scenes = lesson_scenes(200)
+    for scene, painted in zip(scenes, repainted(scenes, seed=0), strict=True):
+        assert all(tuple(np.add(COLOURS[thing.colour], thing.tint)) in nameless_colours() for thing in painted.things)
+        assert caption(painted) == caption(scene)
 
 
 def test_the_vae_keeps_pictures_and_colours() -> None:
@@ -109,10 +117,12 @@ def test_the_tokenizer_pads_truncates_and_admits_what_it_does_not_know() -> None
 
 def test_what_is_said_so_far_grows_with_the_caption() -> None:
     scene = next(scene for scene in lesson_scenes(100) if len(scene.things) == 2)
-    slots = said_so_far(scene)
+    slots = slots_said_so_far(scene, 24)
     assert slots.shape == (24, len(SLOT_SIZES))
     assert (slots[:7] == 0).all()
     assert [int((row > 0).sum()) for row in slots[[8, 16, 20, 23]]] == [3, 6, 7, 7]
+    assert np.array_equal(slots[-1], scene_slots(scene))
+    assert (without_colour_slots(scene_slots(scene)) == IGNORED).sum() == 2
 
 
 def test_batches_repeat_themselves_and_visit_everything_once_a_pass() -> None:

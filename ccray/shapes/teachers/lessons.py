@@ -4,17 +4,21 @@ Catalogs draw their scenes with seeds below FIRST_TEACHER_SEED and teachers with
 so that no picture is ever both a teacher's lesson and a catalog's image.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ccray.shapes.world import Scene, draw, held_out_scene, train_scene
+from ccray.shapes.world import BACKGROUNDS, COLOURS, Scene, Thing, draw, held_out_scene, train_scene
 
 FIRST_TEACHER_SEED = 1_000_000
 LESSON_SEED = FIRST_TEACHER_SEED
 EXAM_SEED = FIRST_TEACHER_SEED + 1
+# RGB levels; named colours are 110 or more apart.
+NAMELESS_DISTANCE = 80
 
 
 def lesson_scenes(count: int) -> list[Scene]:
@@ -25,6 +29,24 @@ def lesson_scenes(count: int) -> list[Scene]:
 def exam_scenes(count: int) -> list[Scene]:
     """The first `count` held-out scenes, on which the figures of the cards are measured."""
     return [held_out_scene(EXAM_SEED, index) for index in range(count)]
+
+
+def nameless_colours() -> list[tuple[int, int, int]]:
+    """RGB colours, on a grid, that lie far from all that the grammar has a word for."""
+    named = np.array([*COLOURS.values(), *BACKGROUNDS.values()])
+    grid = itertools.product(range(20, 256, 40), repeat=3)
+    return [(red, green, blue) for red, green, blue in grid if np.linalg.norm(named - (red, green, blue), axis=1).min() > NAMELESS_DISTANCE]
+
+
+def repainted(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+    """The scenes with every thing in a colour that has no name (its `tint` carries it there; its `colour` no longer holds)."""
+    generator, colours = np.random.default_rng(seed), nameless_colours()
+
+    def repaint(thing: Thing) -> Thing:
+        red, green, blue = np.subtract(colours[generator.integers(len(colours))], COLOURS[thing.colour]).tolist()
+        return dataclasses.replace(thing, tint=(red, green, blue))
+
+    return [dataclasses.replace(scene, things=tuple(map(repaint, scene.things))) for scene in scenes]
 
 
 def pixel_tensor(scenes: Sequence[Scene]) -> Tensor:

@@ -1,6 +1,6 @@
 """The text encoder: CLIP's text tower over the words of the grammar.
 
-    loss  =  CLIP's (captions against pictures)  +  at every token, what the caption has said so far (`said_so_far`)
+    loss  =  CLIP's (captions against pictures)  +  at every token, what the caption has said so far (`slots.py`)
 
 CLIP's loss reads only the end token, but a denoiser's cross-attention reads them all; the second loss makes each token carry the bound
 attributes of the things named up to it. The picture tower and the heads are thrown away.
@@ -17,15 +17,14 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, C
 
 from ccray.shapes.teachers.learning import Plan, learn
 from ccray.shapes.teachers.lessons import exam_scenes, lesson_scenes, pixel_tensor
+from ccray.shapes.teachers.slots import SLOT_SIZES, scene_slots, slot_loss, slots_said_so_far
 from ccray.shapes.teachers.words import word_tokenizer
-from ccray.shapes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scene, caption, phrase
+from ccray.shapes.world import Scene, caption
 
 PLAN = Plan(name="text", lessons=24_000, steps=1_500, batch_size=128, peak_learning_rate=1e-3, seed=13)
 WIDTH = 96
 # The longest caption has 19 words; <bos> and <eos> make 21.
 MAX_TOKENS = 24
-# One slot a place and attribute, and one for the background; each also has the answer "nothing yet".
-SLOT_SIZES = (len(COLOURS) + 1, len(SHAPES) + 1, len(SIZES) + 1) * len(PLACES) + (len(BACKGROUNDS) + 1,)
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:
@@ -59,23 +58,6 @@ def new_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH))
 
 
-def said_so_far(scene: Scene) -> np.ndarray:
-    """For each token of `caption(scene)`, padded: what it and those before it have said. MAX_TOKENS slots int64, 0 is nothing yet.
-
-    A thing is said with the last word of its place: only then is it known where it belongs. <bos> makes word k token k.
-    """
-    slots = np.zeros((MAX_TOKENS, len(SLOT_SIZES)), np.int64)
-    said = 0
-    for thing in scene.things:
-        said += len(phrase(thing).split())
-        place = 3 * list(PLACES).index(thing.place)
-        numbers = list(COLOURS).index(thing.colour), SHAPES.index(thing.shape), list(SIZES).index(thing.size)
-        slots[said:, place : place + 3] = np.add(numbers, 1)
-        said += 1  # "and"
-    slots[len(caption(scene).split()) - 1 :, -1] = list(BACKGROUNDS).index(scene.background) + 1
-    return slots
-
-
 def contrast(clip: CLIPModel, pooled: Tensor, images: Tensor, sentences: Tensor) -> Tensor:
     """CLIP's symmetric cross-entropy, where all pictures with one caption (equal rows of `sentences`) share the answer."""
     texts = F.normalize(clip.text_projection(pooled), dim=-1)
@@ -86,20 +68,13 @@ def contrast(clip: CLIPModel, pooled: Tensor, images: Tensor, sentences: Tensor)
     return (F.cross_entropy(logits, answer) + F.cross_entropy(logits.T, answer)) / 2
 
 
-def slot_loss(heads: nn.Linear, states: Tensor, slots: Tensor) -> Tensor:
-    """Mean cross-entropy over tokens and slots of what linear heads read from N L C states; slots N L S."""
-    answers = heads(states).split(SLOT_SIZES, dim=-1)
-    losses = [F.cross_entropy(answer.flatten(0, 1), slots[:, :, number].flatten()) for number, answer in enumerate(answers)]
-    return torch.stack(losses).mean()
-
-
 def train_text(folder: Path, plan: Plan = PLAN) -> None:
     """Train from the plan's seed and save the text tower and its tokenizer to `folder`."""
     torch.manual_seed(plan.seed)
     tokenizer = new_tokenizer()
     clip, heads = new_clip(tokenizer), nn.Linear(WIDTH, sum(SLOT_SIZES))
     scenes = lesson_scenes(plan.lessons)
-    images, slots = pixel_tensor(scenes), torch.from_numpy(np.stack([said_so_far(scene) for scene in scenes]))
+    images, slots = pixel_tensor(scenes), torch.from_numpy(np.stack([slots_said_so_far(scene, MAX_TOKENS) for scene in scenes]))
     ids = tokenizer([caption(scene) for scene in scenes], padding="max_length", return_tensors="pt").input_ids
 
     def loss_of(batch: Tensor) -> Tensor:
@@ -132,9 +107,9 @@ def measure_text(folder: Path, exams: int) -> dict[str, float]:
     The probe is a least-squares fit on 4,000 training captions, so it asks what a linear key or value of a cross-attention can see.
     """
     lessons, scenes = lesson_scenes(4_000), exam_scenes(exams)
-    known = _one_hot(torch.from_numpy(np.stack([said_so_far(scene)[-1] for scene in lessons])))
+    known = _one_hot(torch.from_numpy(np.stack([scene_slots(scene) for scene in lessons])))
     probe = torch.linalg.lstsq(_end_states(folder, lessons), known).solution
     answers = (_end_states(folder, scenes) @ probe).split(SLOT_SIZES, dim=1)
     told = torch.stack([answer.argmax(dim=1) for answer in answers], dim=1)
-    right = told == torch.from_numpy(np.stack([said_so_far(scene)[-1] for scene in scenes]))
+    right = told == torch.from_numpy(np.stack([scene_slots(scene) for scene in scenes]))
     return {"probe_slots": float(right.float().mean()), "probe_all": float(right.all(dim=1).float().mean())}

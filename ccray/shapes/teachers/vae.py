@@ -16,8 +16,8 @@ from ccray.shapes.oracle import score
 from ccray.shapes.teachers.learning import Plan, learn
 from ccray.shapes.teachers.lessons import exam_scenes, lesson_scenes, pixel_arrays, pixel_tensor
 
-PLAN = Plan(name="vae", lessons=24_000, steps=8_000, batch_size=32, peak_learning_rate=2e-3, seed=11)
-KL_WEIGHT = 1e-3
+PLAN = Plan(name="vae", lessons=24_000, steps=5_000, batch_size=32, peak_learning_rate=2e-3, seed=11)
+KL_WEIGHT = 3e-5
 
 
 def new_vae() -> AutoencoderKL:
