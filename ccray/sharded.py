@@ -159,11 +159,8 @@ class _Job:
 
     def checked(self) -> dict[str, int]:
         """File name -> rows of all that is sealed, after comparing it with what was read."""
-        sealed = {
-            shard_name(shard): rows_of(self.root, f"{self.target.directory}/{shard_name(shard)}")
-            for shard in self.expected
-            if shard not in self.unsealed()
-        }
+        names = [shard_name(shard) for shard in sealed_shards(self.root, self.target.directory) if shard in self.expected]
+        sealed = {name: rows_of(self.root, f"{self.target.directory}/{name}") for name in names}
         cure = (
             f"run the same command again; if this repeats, the record of finished rows does not fit the rows in {self.root.path(self.staging)}: "
             "remove that folder and run once more"
@@ -230,8 +227,9 @@ def whole_rows(root: Root, path: str) -> int | None:
 def _seal_shard(root: Root, place: str, target: Door, shard: int, expected: int) -> None:
     """Seal one shard if its staging holds all its rows, each once or more often, and remove that staging."""
     columns = [name for name in target.schema.names if name != "shard"]
+    nothing = pa.schema([target.schema.field(name) for name in columns]).empty_table()  # a shard may be empty
     parts = [root.read_table(path, columns=columns).select(columns) for path in root.files(place) if whole_rows(root, path) is not None]
-    table = pa.concat_tables(parts, promote_options="permissive")
+    table = pa.concat_tables([nothing, *parts], promote_options="permissive")
     if len(pc.unique(table.column(target.id_column))) < expected:  # doubles made it look complete
         return
     table = table.append_column("shard", pa.repeat(pa.scalar(shard, pa.int32()), table.num_rows))

@@ -15,7 +15,7 @@ from ccray import schema
 from ccray.config import CatalogConfig, ColumnMap, ShapesSource
 from ccray.data.fetching import FetchImages
 from ccray.data.listing import open_source, shards
-from ccray.interfaces import Refused
+from ccray.interfaces import Failed, Refused
 from ccray.shapes.world import caption, train_scene
 from ccray.sharded import to_batch, to_table
 
@@ -230,6 +230,15 @@ def test_licence_and_version_in_two_columns(pictures: Path) -> None:
         "cc-by-2.0",
         "cc0",
     ]
+
+
+def test_a_source_that_dies_is_no_reject(pictures: Path) -> None:
+    config = CatalogConfig(source=f"folder:{pictures}", license="CC0-1.0")
+    source = open_source(config)
+    table = pa.concat_tables(shards(source, config))
+    pictures.rename(pictures.with_name("elsewhere"))
+    with pytest.raises(Failed, match="is gone: bring it back"):
+        FetchImages(config, source.base)(to_batch(table))
 
 
 def test_limit(pictures: Path) -> None:
