@@ -64,7 +64,7 @@ def tiny() -> Recipe:
             norm_num_groups=16,
         ),
         objective=ObjectiveConfig(kind="flow"),
-        train=TrainConfig(steps=1000, schedule="cosine"),
+        train=TrainConfig(steps=900, schedule="cosine", checkpoint_every=150, sample_every=300),
         resources=Resources(
             caption=ActorResources(min_actors=2, max_actors=2),
             encode=ActorResources(min_actors=2, max_actors=2),

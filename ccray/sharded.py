@@ -10,6 +10,7 @@ Set CCRAY_WORK_LOG to a file to have every worker append a line `Worker id` for 
 variable only when the driver started their cluster).
 """
 
+import logging
 import os
 import sys
 import threading
@@ -39,6 +40,8 @@ STANDSTILL_SECONDS = 60  # between two lines when no rows come
 TASK_MEMORY_BYTES = 256 << 20  # claimed by a stateless task; the claim also keeps Ray Data from running it inside the next step's actors
 SEALS_AT_ONCE = 8
 WORK_LOG = "CCRAY_WORK_LOG"
+# A cluster of one machine has more logical CPUs than cores on purpose: no warning of many workers, nor of what Ray Data itself asks of its actors.
+QUIET = {"RAY_worker_maximum_startup_concurrency": str(LOCAL_CPUS), "RAY_BACKEND_LOG_LEVEL": "fatal"}
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
 
 
@@ -46,9 +49,12 @@ def connect() -> None:
     """Join the cluster that this process belongs to (a submitted job, RAY_ADDRESS); start one on this machine when there is none."""
     if ray.is_initialized():
         return
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # the stages' own lines say what it would
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
     else:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         # Stages tell what there is to tell; Ray Train's watchers would say every second that there is no dashboard to ask.
         ray.init(address="local", num_cpus=max(LOCAL_CPUS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
 
