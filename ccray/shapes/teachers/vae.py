@@ -1,7 +1,7 @@
 """The VAE: 32 px RGB to 8 x 8 latents of four channels, with unit standard deviation once scaled.
 
-A KL weight as large as this one blurs nothing here, because the world is simple, and keeps the posterior wide:
-the decoder learns to read latents with noise on them, which is what a denoiser gives it.
+The KL weight decides how many channels speak. At 1e-3 two of the four fell silent and the other two carried ten colours on a plane;
+at 3e-5 all four speak, pictures come back at 37 dB, and the posterior is 3 % as wide as the latents.
 """
 
 from pathlib import Path
