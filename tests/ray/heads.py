@@ -33,6 +33,8 @@ class Head:
     """A running head."""
 
     url: str  # of the dashboard, where jobs are submitted
+    address: str  # where nodes join
+    folder: Path
     environment: dict[str, str]
     process: "subprocess.Popen[bytes]"
 
@@ -87,7 +89,8 @@ def head(*options: str, **variables: str) -> Iterator[Head]:
     log = (folder / "start.log").open("wb")
     command = [sys.executable, "-c", DIE_WITH_PARENT, str(BIN / "ray"), "start", "--head", *words]
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    found = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment, process)
+    port = next((option.partition("=")[2] for option in options if option.startswith("--port=")), ports["port"])
+    found = Head(f"http://127.0.0.1:{ports['dashboard-port']}", f"{_node_address()}:{port}", folder, environment, process)
     try:
         _wait_until_ready(found, folder)
         yield found
@@ -95,6 +98,24 @@ def head(*options: str, **variables: str) -> Iterator[Head]:
         _end(process, mark, folder)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def joined(found: Head) -> Iterator[None]:
+    """A second node, of one CPU, beside the head."""
+    words = [f"--address={found.address}", "--num-cpus=1", f"--temp-dir={found.folder}/2", "--object-store-memory=100000000", "--block"]
+    with (found.folder / "join.log").open("wb") as log:
+        process = subprocess.Popen([str(BIN / "ray"), "start", *words], env=found.environment, stdout=log, stderr=log)
+        try:
+            for _ in range(START_SECONDS * 2):
+                if len(found.nodes()) == 2:
+                    break
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    raise AssertionError(f"ray start ended with {process.wait(timeout=0.5)}:\n{(found.folder / 'join.log').read_text()[-4000:]}")
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 from ccray import storage
 from ccray.storage import Root
 from tests.conftest import Corridor
-from tests.ray.heads import Head, head
+from tests.ray.heads import Head, head, joined
 
 pytestmark = pytest.mark.ray
 
@@ -83,3 +83,12 @@ def test_a_job_refuses_a_relative_root(local_head: Head, root: list[str]):
     assert local_head.driver_exit_code("relative") == 2
     assert "refused: --root" in output
     assert "expected an absolute path or s3://bucket/prefix" in output
+
+
+def test_a_job_refuses_a_local_root_where_several_nodes_are_alive(local_head: Head, tmp_path: Path):
+    with joined(local_head):
+        code, output = local_head.run("python", "jobs/catalog.py", "--recipe", "tiny", "--root", str(tmp_path / "run"), name="local")
+    assert code == 1
+    assert local_head.driver_exit_code("local") == 2
+    assert f"refused: --root {tmp_path}/run is on the disk of one machine, but 2 nodes are alive: expected s3://bucket/prefix" in output
+    assert not (tmp_path / "run").exists()
