@@ -154,18 +154,18 @@ def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
 def _runner(name: str) -> Callable[[Recipe, Root], Manifest]:
     """A stage's `run`. Stages import Ray, and their workers torch: only when there is something to do."""
     if name == "catalog":
-        from ccray.stages import catalog as module
+        from ccray.stages.catalog import run
     elif name == "caption":
-        from ccray.stages import caption as module
+        from ccray.stages.caption import run
     elif name == "encode":
-        from ccray.stages import encode as module
+        from ccray.stages.encode import run
     elif name == "train":
-        from ccray.stages import train as module
+        from ccray.stages.train import run
     elif name == "evaluate":
-        from ccray.stages import evaluate as module
+        from ccray.stages.evaluate import run
     else:
-        from ccray.stages import publish as module
-    return module.run
+        from ccray.stages.publish import run
+    return run
 
 
 def _first_picture(recipe: Recipe, root: Root) -> None:

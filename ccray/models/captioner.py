@@ -100,7 +100,7 @@ def _log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _mean_of_words(logs: Tensor, tokens: Tensor, ends: list[int]) -> Tensor:
-    """Mean over the tokens up to and with the first end token, [B]."""
+    """Mean over the tokens up to and with the first end token, [B]; in float64, where the sum is exact however many places follow the end."""
     is_end = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
     real = (is_end.cumsum(dim=1) - is_end.long()) == 0
-    return (logs * real).sum(dim=1) / real.sum(dim=1)
+    return (logs.double() * real).sum(dim=1).div(real.sum(dim=1)).float()

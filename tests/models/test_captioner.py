@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,29 @@ def _teacher_forced(model: Blip2ForConditionalGeneration, inputs: dict[str, torc
     return sum(logs[place, words[start + place]].item() for place in range(end - start)) / (end - start)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_a_caption_does_not_depend_on_its_company(folder: Path) -> None:
     captioner = Blip2Captioner(config(folder))
     images = pictures(7)
     together = captioner.caption(images)
     assert len({caption.text for caption in together}) > 1
+    for place in range(3):
+        company = [images[place] if other == place else images[other + 3] for other in range(3)]
+        assert captioner.caption(company)[place] == together[place]
+
+
+def test_a_caption_does_not_depend_on_its_place_in_the_batch(folder: Path, one_thread: None) -> None:
+    """With several threads a row's place decides which of them computes it, and in which block: then only its last bits change."""
+    captioner = Blip2Captioner(config(folder))
+    images = pictures(7)
+    together = captioner.caption(images)
     assert [captioner.caption([image])[0] for image in images] == together
     assert captioner.caption(images[::-1]) == together[::-1]
 
