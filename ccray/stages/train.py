@@ -1,6 +1,7 @@
 """train: latents + captions -> `checkpoints/<name>/`: Ray Train around `training.loop`.
 
 step-00001000/          the newest checkpoints (`training.checkpoint`): tensors, progress.json, seen.parquet
+latest.json             which of them is the newest complete one (`training.shelf`)
 metrics.jsonl, tensorboard/, samples/
 model/, seen.parquet    once finished: the averaged weights as a diffusers folder, and what they have seen
 """
@@ -10,13 +11,14 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.collective import barrier
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
@@ -29,11 +31,11 @@ from ccray.models import pipeline
 from ccray.sharded import PROGRESS_SECONDS, connect, reason_of, say
 from ccray.storage import Manifest, Root, Stage
 from ccray.training import admission, export, loop
+from ccray.training.shelf import Shelf, checkpoint_name
 from ccray.training.tracking import METRICS, FileTracker, Silence, progress_line
 
 NAME = "train"
 START_SECONDS = "600"  # to reserve what the ranks need before asking anew: a machine that is only starting takes longer than the one minute of Ray
-RAYS_RECORD = "checkpoint_manager_snapshot.json"  # by which Ray Train knows its checkpoints
 
 
 def run(recipe: Recipe, root: Root) -> Manifest:
@@ -54,10 +56,9 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     connect()
     say(f"train: {counted.total:,} images, {recipe.train.steps:,} steps of {recipe.train.global_batch_size:,}")
     with storage.running(root, stage) as manifest:
-        begin_with = _tidied(root, stage.directory)
         with _followed(root, stage.directory, recipe.train.steps):
-            _fit(_absolute(recipe), root, stage, counted, begin_with)
-        checkpoint = f"{stage.directory}/{_checkpoint_name(recipe.train.steps)}"
+            _fit(_absolute(recipe), root, stage, counted)
+        checkpoint = f"{stage.directory}/{checkpoint_name(recipe.train.steps)}"
         progress = root.read_json(f"{checkpoint}/progress.json")
         root.write(f"{stage.directory}/seen.parquet", root.read(f"{checkpoint}/seen.parquet"))
         manifest.rows = counted.total
@@ -96,13 +97,13 @@ def _absolute(recipe: Recipe) -> Recipe:
     )
 
 
-def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index, begin_with: str | None) -> None:
+def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index) -> None:
     wanted = recipe.resources.train
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
-    parent, name = stage.directory.rsplit("/", 1)
+    holder = root.read_json(f"{stage.directory}/{storage.LEASE}")["run"]
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"recipe": recipe, "root": root, "directory": stage.directory, "index": counted, "begin_with": begin_with},
+        train_loop_config={"recipe": recipe, "root": root, "directory": stage.directory, "index": counted, "holder": holder},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if wanted.gpus else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]  # a lazy name: mypy sees the class of Train's first version
             num_workers=wanted.workers,
@@ -111,11 +112,10 @@ def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index, begin_with: s
             label_selector=wanted.label_selector or None,
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # likewise
-            name=name,
-            storage_path=root.path(parent),
+            name=recipe.train.name,
+            storage_path=root.path(stage.staging),
             storage_filesystem=root.filesystem,
             failure_config=FailureConfig(max_failures=wanted.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=recipe.train.keep_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -158,7 +158,7 @@ def _lines(root: Root, directory: str) -> list[bytes]:
 def _work(settings: dict[str, Any]) -> None:
     """One rank, in a process of its own."""
     recipe, root, directory = settings["recipe"], settings["root"], settings["directory"]
-    runtime = RayRuntime(root, directory, settings["begin_with"])
+    runtime = RayRuntime(Shelf(root, directory, recipe.train.keep_checkpoints, settings["holder"]))
     order = Order(recipe.train.seed, recipe.train.global_batch_size, recipe.train.window_shards)
     data = LatentDataset(root, _doors(recipe), settings["index"], order, runtime.rank, runtime.world_size)
     tracker = FileTracker(root, directory) if runtime.rank == 0 else Silence()
@@ -175,36 +175,29 @@ def _work(settings: dict[str, Any]) -> None:
 class RayRuntime:
     """`interfaces.Runtime` on a worker of Ray Train."""
 
-    def __init__(self, root: Root, directory: str, begin_with: str | None) -> None:
+    def __init__(self, shelf: Shelf) -> None:
         context = ray.train.get_context()
         self.device = str(get_device())
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
-        self._root, self._directory, self._begin_with = root, directory, begin_with
+        self._shelf = shelf
 
-    @contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        """The newest checkpoint that Ray knows, else the one to begin with."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None and self._begin_with is not None:
-            checkpoint = Checkpoint(self._root.path(f"{self._directory}/{self._begin_with}"), self._root.filesystem)
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
+    def latest(self) -> AbstractContextManager[Path | None]:
+        """A local directory with the newest checkpoint, or None on a fresh start."""
+        return self._shelf.opened()
 
     def report(self, metrics: dict[str, float], directory: Path | None) -> None:
-        """Upload this rank's files beside the others'; Ray counts the checkpoint once all ranks have."""
-        if directory is None:
-            ray.train.report(metrics)
-            return
-        ray.train.report(
-            metrics,
-            checkpoint=Checkpoint.from_directory(str(directory)),
-            checkpoint_dir_name=_checkpoint_name(int(metrics["step"])),
-            delete_local_checkpoint_after_upload=True,
-        )
+        """Put this rank's files beside the others', then let rank 0 say that the checkpoint is complete.
+
+        Ray is told the metrics only: its own record of checkpoints is written in place, so a kill can tear it, and what is left of a killed run
+        may still change it under the run that follows.
+        """
+        if directory is not None:
+            self._shelf.put(int(metrics["step"]), directory)
+            barrier()
+            if self.rank == 0:
+                self._shelf.publish(int(metrics["step"]))
+        ray.train.report(metrics)  # a barrier too
 
     def deadline(self) -> float | None:
         """The announced end of a machine of this run; 0, which is long past, when it is announced without a time."""
@@ -214,35 +207,3 @@ class RayRuntime:
     def threads(self, recipe: Recipe) -> int:
         """Torch threads of this rank: as told, or this machine's cores over its ranks."""
         return recipe.resources.train.threads or max(1, (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size())
-
-
-def _checkpoint_name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _tidied(root: Root, directory: str) -> str | None:
-    """Remove checkpoints that a kill left half written; the name of the one to begin with where Ray's own record cannot be read.
-
-    Ray writes its record in place, after all ranks' files are there: where a kill tore it, the newest checkpoint is whole.
-    """
-    found = [name for name in root.names(directory) if name.startswith("step-")]
-    known = _known_to_ray(root, f"{directory}/{RAYS_RECORD}")
-    torn = known is not None and not (known and set(known) <= set(found))
-    kept = found[-1:] if torn else known or []
-    for name in set(found) - set(kept):
-        root.delete(f"{directory}/{name}")
-    if torn:
-        root.delete(f"{directory}/{RAYS_RECORD}")
-        return kept[0] if kept else None
-    return None
-
-
-def _known_to_ray(root: Root, record: str) -> list[str] | None:
-    """Checkpoints in Ray's record; none when the record cannot be read by this Ray; None when there is no record."""
-    if not root.exists(record):
-        return None
-    try:
-        content = json.loads(root.read(record))
-        return [one["checkpoint_dir_name"] for one in content["checkpoint_results"]] if content["ray_version"] == ray.__version__ else []
-    except (ValueError, KeyError):
-        return []

@@ -11,7 +11,6 @@ from threading import Event
 
 import numpy as np
 import pytest
-import ray
 import torch
 from PIL import Image
 
@@ -72,7 +71,9 @@ def trained(corridor: Corridor) -> Manifest:
 @pytest.mark.ray
 def test_a_run_leaves_a_model_and_its_record(corridor: Corridor, trained: Manifest) -> None:
     root, facts = corridor.root, trained.facts
-    assert (facts["steps"], facts["samples"], facts["checkpoint"]) == (STEPS, STEPS * BATCH, f"checkpoints/whole/step-{STEPS:08d}")
+    epochs, rest = divmod(STEPS, -(-trained.rows // BATCH))  # an epoch's last batch is short
+    samples = epochs * trained.rows + rest * BATCH
+    assert (facts["steps"], facts["samples"], facts["checkpoint"]) == (STEPS, samples, f"checkpoints/whole/step-{STEPS:08d}")
     lines = metrics(root, "whole")
     assert [line["step"] for line in lines] == list(range(2, STEPS + 1, 2))
     assert facts["loss"] == lines[-1]["loss"]
@@ -118,7 +119,7 @@ def test_a_killed_driver_resumes_to_the_same_run(corridor: Corridor, trained: Ma
     manifest = storage.read_manifest(root, directory)
     assert manifest is not None
     assert manifest.status == "running"
-    assert [name for name in root.names(directory) if name.startswith("step-")]
+    assert root.exists(f"{directory}/latest.json")
     found = train.run(corridor.with_settings(*SETTINGS, "train.name=killed"), root)
     assert found.facts["loss"] == trained.facts["loss"]
     assert metrics(root, "killed") == metrics(root, "whole")
@@ -210,33 +211,3 @@ def test_an_empty_selection_fails(tmp_path: Path) -> None:
     root.write("takedowns/all.jsonl", "".join(json.dumps({"key": f"{key:016x}"}) + "\n" for key in [*range(20), *range(100, 120)]).encode())
     with pytest.raises(Failed, match="no image is left to train on"):
         train.run(recipe, root)
-
-
-def record(names: list[str], version: str = ray.__version__) -> bytes:
-    """As much of Ray's record as we read."""
-    return json.dumps({"ray_version": version, "checkpoint_results": [{"checkpoint_dir_name": name, "metrics": {}} for name in names]}).encode()
-
-
-@pytest.mark.parametrize(
-    ("content", "begin_with", "left"),
-    [
-        (None, None, []),  # killed before the first checkpoint was whole
-        (record(["step-1", "step-2"]), None, ["step-1", "step-2"]),  # killed while step-3 was uploaded
-        (b"", "step-3", ["step-3"]),  # killed while the record was written
-        (record(["step-2", "step-3"])[:50], "step-3", ["step-3"]),
-        (record(["step-0", "step-1"]), "step-3", ["step-3"]),  # step-0 is gone
-        (record(["step-2", "step-3"], version="1.0"), "step-3", ["step-3"]),  # another Ray wrote it, and this one would refuse it
-    ],
-    ids=["none", "partial", "empty", "torn", "missing", "version"],
-)
-def test_what_a_kill_left_is_tidied(tmp_path: Path, content: bytes | None, begin_with: str | None, left: list[str]) -> None:
-    root = Root(str(tmp_path))
-    for number in (1, 2, 3):
-        root.write(f"checkpoints/main/step-{number}/progress.json", b"{}")
-    root.write("checkpoints/main/metrics.jsonl", b"")
-    if content is not None:
-        root.write(f"checkpoints/main/{train.RAYS_RECORD}", content)
-    assert train._tidied(root, "checkpoints/main") == begin_with
-    assert [name for name in root.names("checkpoints/main") if name.startswith("step-")] == left
-    assert root.exists(f"checkpoints/main/{train.RAYS_RECORD}") == (content is not None and begin_with is None)
-    assert root.exists("checkpoints/main/metrics.jsonl")
