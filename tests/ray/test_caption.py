@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from ccray import config, schema
-from ccray.data.captioning import CaptionImages
+from ccray.data.captioning import CaptionImages, described
 from ccray.data.pixels import LoadPixels, read_images, whole_view
-from ccray.interfaces import Refused
+from ccray.interfaces import Caption, Refused
 from ccray.models.captioner import Blip2Captioner
 from ccray.stages import caption
 from ccray.storage import Root
@@ -39,20 +39,25 @@ def test_captions_are_those_of_the_bare_captioner(corridor: Corridor) -> None:
 
 
 def test_a_row_that_fails_fails_alone(corridor: Corridor) -> None:
-    """Bytes that are gone, an image that was taken down and a picture that the model cannot take: each says so, the others are described."""
+    """Bytes that are gone, an image that was taken down: each says so, the others are described."""
     root = corridor.root
-    keys = root.read_table("catalog/shard-00000.parquet", columns=["key"]).column("key").to_numpy()[:4]
-    batch = {"key": np.append(keys, 12345), "shard": np.zeros(5, np.int32)}
+    keys = root.read_table("catalog/shard-00000.parquet", columns=["key"]).column("key").to_numpy()[:3]
+    batch = {"key": np.append(keys, 12345), "shard": np.zeros(4, np.int32)}
     pixels = LoadPixels(root, whole_view, frozenset([int(keys[1])]))(batch)
-    pixels["pixels"][2] = b""
-    pixels["height"][2] = pixels["width"][2] = 0
     recipe = config.build(corridor.recipe, ["caption.batch_size=4"])
     answer = CaptionImages(recipe.caption, threads=1)(pixels)
-    assert answer["status"][[0, 3]].tolist() == ["ok", "ok"]
-    assert answer["status"][1] == "taken_down"
-    assert answer["status"][4] == "bytes_missing"
-    assert answer["status"][2] not in ("ok", None)
-    assert [text is None for text in answer["caption"]] == [False, True, True, False, True]
+    assert answer["status"].tolist() == ["ok", "taken_down", "ok", "bytes_missing"]
+    assert [text is None for text in answer["caption"]] == [False, True, False, True]
+
+
+def test_a_picture_that_breaks_the_batch_costs_only_itself(corridor: Corridor) -> None:
+    captioner = Blip2Captioner(config.build(corridor.recipe, ["caption.batch_size=4"]).caption)
+    good = np.zeros((32, 32, 3), np.uint8)
+    first, broken, last = described(captioner, [good, np.zeros((32, 32, 7), np.uint8), good])
+    assert isinstance(first, Caption)
+    assert first == last == captioner.caption([good])[0]
+    assert isinstance(broken, str)
+    assert broken.startswith("TypeError: ")
 
 
 def test_refusals(corridor: Corridor, tmp_path: Path) -> None:
