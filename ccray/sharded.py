@@ -39,6 +39,8 @@ PROGRESS_SECONDS = 5
 STANDSTILL_SECONDS = 60  # between two lines when no rows come
 TASK_MEMORY_BYTES = 256 << 20  # claimed by a stateless task; the claim also keeps Ray Data from running it inside the next step's actors
 SEALS_AT_ONCE = 8
+FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
+MOST_FOOTER_READERS = 32
 WORK_LOG = "CCRAY_WORK_LOG"
 # A cluster of one machine has more logical CPUs than cores on purpose: no warning of many workers, nor of what Ray Data itself asks of its actors.
 QUIET = {"RAY_worker_maximum_startup_concurrency": str(LOCAL_CPUS), "RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -282,9 +284,22 @@ def _options(steps: Sequence[Step]) -> ExecutionOptions:
     return ExecutionOptions(label_selector=(selectors[0] or None) if selectors else None)
 
 
+@contextmanager
+def _footer_readers(files: int) -> Iterator[None]:
+    """Ray Data starts 32 actors, on any node, to read the footers of three files; a process for each hundred files is enough."""
+    before = os.environ.get(FOOTER_READERS)
+    os.environ[FOOTER_READERS] = before or str(min(MOST_FOOTER_READERS, 1 + files // 100))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FOOTER_READERS]
+
+
 def _execute(job: _Job, columns: Sequence[str], steps: Sequence[Step], rows_per_block: int) -> None:
-    with _context(job, steps):
-        rows = ray.data.read_parquet(job.sources(), columns=[*columns], filesystem=job.root.filesystem, partitioning=None)
+    sources = job.sources()
+    with _context(job, steps), _footer_readers(len(sources)):
+        rows = ray.data.read_parquet(sources, columns=[*columns], filesystem=job.root.filesystem, partitioning=None)
         rows = rows.repartition(target_num_rows_per_block=rows_per_block)
         for step in steps:
             rows = _mapped(rows, step)
