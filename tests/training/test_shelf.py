@@ -1,11 +1,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ccray.interfaces import Failed
 from ccray.storage import LEASE, Root
 from ccray.training.shelf import Shelf
+from ccray.training.tracking import FileTracker
+from tests.test_storage import root, s3_uri
+
+__all__ = ["root", "s3_uri"]  # fixtures: a root on a local disk, then one on an S3 server
 
 
 def rank_files(folder: Path, name: str) -> Path:
@@ -20,8 +25,7 @@ def newest(shelf: Shelf) -> set[str] | None:
         return None if folder is None else {path.name for path in folder.iterdir()}
 
 
-def test_a_checkpoint_counts_once_it_is_published(tmp_path: Path) -> None:
-    root = Root(str(tmp_path / "root"))
+def test_a_checkpoint_counts_once_it_is_published(root: Root, tmp_path: Path) -> None:
     shelf = Shelf(root, "run", keep=2)
     assert newest(shelf) is None
     for rank in range(2):
@@ -33,8 +37,7 @@ def test_a_checkpoint_counts_once_it_is_published(tmp_path: Path) -> None:
     assert newest(shelf) == {"part-0", "part-1"}
 
 
-def test_old_and_torn_checkpoints_go(tmp_path: Path) -> None:
-    root = Root(str(tmp_path / "root"))
+def test_old_and_torn_checkpoints_go(root: Root, tmp_path: Path) -> None:
     shelf = Shelf(root, "run", keep=2)
     for step in (1, 2, 3):
         shelf.put(step, rank_files(tmp_path / f"step-{step}", "part"))
@@ -44,6 +47,16 @@ def test_old_and_torn_checkpoints_go(tmp_path: Path) -> None:
     shelf.put(4, rank_files(tmp_path / "step-4", "part"))
     shelf.publish(4)
     assert root.names("run") == ["latest.json", "step-00000003", "step-00000004"]
+
+
+def test_curves_and_pictures_reach_the_store(root: Root) -> None:
+    tracker = FileTracker(root, "run")
+    tracker.scalars(1, {"loss": 2.0})
+    tracker.images(1, "samples", np.zeros((4, 4, 3), np.uint8))
+    tracker.close()
+    assert json.loads(root.read("run/metrics.jsonl")) == {"step": 1, "loss": 2.0}
+    assert root.names("run/samples") == ["step-00000001-samples.png"]
+    assert len(root.names("run/tensorboard")) == 1
 
 
 def test_a_run_that_lost_its_lease_publishes_nothing(tmp_path: Path) -> None:
