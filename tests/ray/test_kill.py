@@ -26,7 +26,7 @@ ROWS = 256
 BLOCK = 8
 ACTORS = 2
 ATTEMPTS = 3  # to kill in the middle: on a busy machine a look at the log may come too late
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600  # a machine with other work takes long to start Ray
 
 
 @dataclass(frozen=True)
