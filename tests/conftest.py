@@ -50,6 +50,7 @@ def corridor(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Cor
         "catalog.rows_per_shard=32",
         "catalog.validation_fraction=0.1",
         "resources.caption.rows_per_block=16",
+        "resources.caption.threads=1",
         "resources.encode.rows_per_block=16",
     ]
     recipe = config.build(recipes.named("tiny"), settings)

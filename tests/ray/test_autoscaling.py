@@ -33,6 +33,7 @@ GPUS = [
     "resources.caption.task_label_selector={ccray-role: 'in(cpu,caption)'}",
     "resources.caption.min_actors=1",
     "resources.caption.max_actors=1",
+    "resources.caption.threads=1",  # as the corridor's own: probabilities are compared bit for bit
 ]
 
 
