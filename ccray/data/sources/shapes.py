@@ -18,6 +18,7 @@ class ShapesSource:
         self._config = config.shapes
 
     def listing(self) -> Iterator[Listed]:
+        """One row a scene; what it shows is not told, so that nothing under the root gives the caption away."""
         for index in range(self._config.count):
             scene = f"{self._config.seed}/{index}"
             yield Listed(
