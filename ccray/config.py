@@ -7,7 +7,7 @@ Every stage has its section; a stage's fingerprint is made of its sections and i
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -27,7 +27,7 @@ class Config(BaseModel):
 
 
 class ColumnMap(Config):
-    """Where a table keeps what we need; None = look for the common names (`data/sources/table.py` lists them)."""
+    """Where a table keeps what we need; None = look for the common names (`data/sources/columns.py` lists them)."""
 
     image: str | None = None
     url: str | None = None
@@ -48,29 +48,58 @@ class ShapesSource(Config):
     size_px: int = Field(32, ge=16)
 
 
-class Download(Config):
-    """Bounds of one HTTP download."""
+OptOut = Literal["x-robots-tag", "tdmrep", "robots.txt", "content-credentials", "iptc"]
+OPT_OUTS: tuple[OptOut, ...] = get_args(OptOut)
 
-    timeout_seconds: float = Field(30.0, gt=0)
+
+class Download(Config):
+    """Bounds and manners of downloads."""
+
+    user_agent: str = "ccray/0.1 (open text-to-image training; Creative Commons images)"
+    timeout_seconds: float = Field(30.0, gt=0)  # one attempt, redirects included
+    attempts: int = Field(3, ge=1)  # of a download that fails for a reason that may pass
+    max_wait_seconds: float = Field(60.0, ge=0)  # the longest Retry-After that is waited for
     max_redirects: int = Field(5, ge=0)
-    allow_private_hosts: bool = False  # loopback, private and link-local addresses
+    connections: int = Field(64, ge=1)  # of one worker, to all hosts
+    connections_per_host: int = Field(8, ge=1)
+    allowed_hosts: tuple[str, ...] = ()  # names or addresses that may be private, loopback or link-local
+    opt_outs: tuple[OptOut, ...] = OPT_OUTS  # signals that are looked for and honoured
+
+
+class ScoreFilter(Config):
+    """A model that scores each image; what scores above the threshold is rejected as `filter_<name>`."""
+
+    name: Literal["watermark", "text", "nsfw"]
+    model: str  # an image classifier of transformers: a folder or a hub name
+    label: str  # the class whose probability is the score
+    threshold: Fraction
 
 
 class CatalogConfig(Config):
     """Which images may be used."""
 
-    source: str = "shapes"  # shapes | folder:PATH | table:FILE
+    source: str = "shapes"  # shapes | folder:PATH | table:FILE | commoncatalog:PATH | yfcc100m:FILE | ...: `data/listing.py` lists them
     policy: Policy = "commercial"
     license: str | None = None  # declared for a whole folder: an SPDX id or deed URL
     columns: ColumnMap = ColumnMap()
     shapes: ShapesSource = ShapesSource()
     download: Download = Download()
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1)  # this many rows, drawn by a hash of their ids: a smaller limit gives a subset of a larger one's
+    keep: tuple[Literal["geolocation", "exif", "user_id"], ...] = ()  # of what a source tells about persons; the rest is dropped
+    keep_noderivatives: bool = False  # as the `evaluation` split, never trained on
+    require_creator: bool = False
+    store: str = Field("original", pattern=r"^(original|max_side_px:[1-9][0-9]*)$")  # bytes as received, or reduced and encoded as JPEG
     rows_per_shard: int = Field(2048, ge=1)
     min_size_px: int = Field(16, ge=1)  # shorter side
-    max_size_px: int = Field(20_000, ge=1)  # longer side
+    max_aspect: float | None = Field(None, ge=1)  # longer side over shorter
     max_pixels: int = Field(100_000_000, ge=1)
     max_bytes: int = Field(100_000_000, ge=1)
+    max_decode_seconds: float = Field(30.0, gt=0)
+    filters: tuple[ScoreFilter, ...] = ()
+    blocklist: str | None = None  # a file of sha256 or perceptual hashes, one a line
+    near_duplicate_bits: int | None = Field(
+        4, ge=0, le=16
+    )  # Hamming distance of perceptual hashes up to which two images are one; None: not compared
     validation_fraction: Fraction = 0.02
     split_seed: int = 0
 
@@ -102,6 +131,27 @@ class EncodeConfig(Config):
     precision: Precision = "fp32"
     store_std: bool = True
     batch_size: int = Field(64, ge=1)
+
+
+Commercial = Literal["yes", "no", "unknown"]
+
+
+class Terms(Config):
+    """What a person declares of a pretrained component, over what its card or our own table says."""
+
+    license: str | None = None
+    training_data: str | None = None
+    commercial: Commercial | None = None
+
+
+class ComponentsConfig(Config):
+    """Declared terms of the pretrained components."""
+
+    captioner: Terms = Terms()
+    vae: Terms = Terms()
+    text_encoder: Terms = Terms()
+    start_from: Terms = Terms()
+    filters: Terms = Terms()
 
 
 class TextConfig(Config):
@@ -292,6 +342,8 @@ class Recipe(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     publish: PublishConfig = PublishConfig()
     serve: ServeConfig = ServeConfig()
+    components: ComponentsConfig = ComponentsConfig()
+    allow_unknown_components: bool = False  # policy `commercial` and components of which nobody says whether commercial use is allowed
     resources: Resources = Resources()
 
     @model_validator(mode="after")

@@ -5,27 +5,86 @@ A key is the first 8 bytes of the sha256 of the bytes as received, big-endian: i
 """
 
 import hashlib
+from enum import StrEnum
 
 import pyarrow as pa
+
+
+class Reject(StrEnum):
+    """Why a listed image is not in the catalog: the words of `rejects/`."""
+
+    LICENSE_MISSING = "license_missing"
+    LICENSE_UNKNOWN = "license_unknown"
+    LICENSE_NONCOMMERCIAL = "license_noncommercial"
+    LICENSE_NODERIVATIVES = "license_noderivatives"
+    LICENSE_SHAREALIKE = "license_sharealike"  # policy `permissive`
+    UNDECODABLE = "undecodable"
+    TRUNCATED = "truncated"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_SMALL = "too_small"
+    BAD_ASPECT = "bad_aspect"
+    ANIMATED = "animated"  # more than one picture in the file
+    DUPLICATE_EXACT = "duplicate_exact"
+    DUPLICATE_NEAR = "duplicate_near"
+    KEY_COLLISION = "key_collision"
+    OPTED_OUT = "opted_out"
+    TAKEN_DOWN = "taken_down"
+    BLOCKLISTED = "blocklisted"
+    CREATOR_MISSING = "creator_missing"
+    FILTER_WATERMARK = "filter_watermark"
+    FILTER_TEXT = "filter_text"
+    FILTER_NSFW = "filter_nsfw"
+    DOWNLOAD_FAILED = "download_failed"  # no connection, no answer, a broken one
+    DOWNLOAD_TIMEOUT = "download_timeout"
+    DOWNLOAD_NOT_FOUND = "download_not_found"  # 404, 410
+    DOWNLOAD_REFUSED = "download_refused"  # any other 4xx
+    DOWNLOAD_THROTTLED = "download_throttled"  # 429, 503 after all attempts
+    DOWNLOAD_SERVER_ERROR = "download_server_error"
+    DOWNLOAD_REDIRECTS = "download_redirects"
+    DOWNLOAD_BAD_URL = "download_bad_url"  # not http(s), no host
+    BLOCKED_ADDRESS = "blocked_address"  # private, loopback, link-local
+    FILE_MISSING = "file_missing"
+    FILE_UNREADABLE = "file_unreadable"
+    BLOCKED_PATH = "blocked_path"  # leads out of the source's folder
+    NO_IMAGE = "no_image"  # the row names none
+    MALFORMED_ROW = "malformed_row"
+
+
+# Captions that a source ships, one for each of its caption columns.
+SHIPPED = pa.list_(pa.struct([("column", pa.string()), ("text", pa.string()), ("language", pa.string())]))
+
+# What is known of an image's licence and origin, as the source states it; the same columns in listing/ and catalog/.
+_ORIGIN = [
+    ("license_basis", pa.string()),  # "source record", "page", "file metadata", "declared"
+    ("license_evidence", pa.string()),  # what was read: the record's own words, the file, the URL
+    ("license_seen_at", pa.timestamp("us", tz="UTC")),
+    ("creator", pa.string()),  # plain text: markup and mojibake are mended
+    ("creator_original", pa.string()),  # as the source has it, where mending changed it
+    ("creator_url", pa.string()),
+    ("title", pa.string()),
+    ("title_original", pa.string()),
+    ("alt_text", pa.string()),
+    ("source", pa.string()),  # "shapes", "folder", "table", "yfcc100m", ...
+    ("source_ref", pa.string()),  # the source's own id: file name, row, photo id; what rejects/ and people see
+    ("source_url", pa.string()),  # the page where people find the image
+    ("image_url", pa.string()),  # where the bytes were downloaded, null for files
+    ("private", pa.string()),  # JSON of what `catalog.keep` asked for; null otherwise
+]
 
 # listing/: what a source offers, before any byte is fetched. Rows are ordered by row_id inside a shard.
 LISTING = pa.schema(
     [
         ("row_id", pa.int64()),  # hash of (source, the source's own id)
         ("shard", pa.int32()),
-        ("source", pa.string()),  # "shapes", "folder", "table"
-        ("source_ref", pa.string()),  # the source's own id: file name, row, URL; what rejects/ and people see
-        ("locator", pa.string()),  # how to fetch: "file:PATH", "url:URL", "row:FILE#N", "scene:SEED/INDEX"
+        ("locator", pa.string()),  # how to fetch: `data/sources/listed.py`
         ("license_text", pa.string()),  # as the source states it; null when it states nothing
-        ("license_basis", pa.string()),  # "source record", "declared"
-        ("license_seen_at", pa.timestamp("us", tz="UTC")),
-        ("creator", pa.string()),
-        ("creator_url", pa.string()),
-        ("title", pa.string()),
-        ("alt_text", pa.string()),
-        ("source_url", pa.string()),  # the page where people find the image
+        *_ORIGIN,
+        ("captions", SHIPPED),  # null when the source ships none
     ]
 )
+
+SCORES = pa.list_(pa.struct([("name", pa.string()), ("score", pa.float32())]))
 
 # images/: one row for each listed row, sorted by key (fetched rows first); `reason` says why there are no bytes.
 IMAGES = pa.schema(
@@ -33,14 +92,35 @@ IMAGES = pa.schema(
         ("row_id", pa.int64()),
         ("shard", pa.int32()),
         ("key", pa.int64()),
-        ("sha256", pa.string()),
-        ("image", pa.large_binary()),  # the bytes as received
-        ("format", pa.string()),  # Pillow's name: "JPEG", "PNG"
-        ("width", pa.int32()),  # pixels, after EXIF orientation
+        ("sha256", pa.string()),  # of the bytes as received
+        ("image", pa.large_binary()),  # the bytes as received, or reduced (`catalog.store`)
+        ("format", pa.string()),  # as received; Pillow's name: "JPEG", "PNG"
+        ("width", pa.int32()),  # pixels as received, after EXIF orientation
         ("height", pa.int32()),
-        ("reason", pa.string()),  # null when the image was fetched and decodes
+        ("phash", pa.int64()),  # 64-bit perceptual hash; null for drawn scenes, which are alike on purpose
+        ("scores", SCORES),  # of the model-backed filters; null without any
+        ("opt_out", pa.string()),  # the signal that was found, null when none was
+        ("reason", pa.string()),  # a `Reject`; null when the image was fetched and decodes
         ("detail", pa.string()),
     ]
+)
+
+# A copy of an image that was rejected as its duplicate: whom else to name.
+COPIES = pa.list_(
+    pa.struct(
+        [
+            ("row_id", pa.int64()),
+            ("source", pa.string()),
+            ("source_ref", pa.string()),
+            ("source_url", pa.string()),
+            ("title", pa.string()),
+            ("creator", pa.string()),
+            ("creator_url", pa.string()),
+            ("license", pa.string()),
+            ("license_url", pa.string()),
+            ("bits", pa.int32()),  # Hamming distance of the perceptual hashes; 0 with equal bytes
+        ]
+    )
 )
 
 # catalog/: the images we may use, one row a key, sorted by key inside a shard.
@@ -55,29 +135,35 @@ CATALOG = pa.schema(
         ("height", pa.int32()),
         ("license", pa.string()),  # SPDX id
         ("license_url", pa.string()),
-        ("license_basis", pa.string()),
-        ("license_seen_at", pa.timestamp("us", tz="UTC")),
         ("commercial", pa.bool_()),
         ("derivatives", pa.bool_()),
         ("share_alike", pa.bool_()),
         ("attribution", pa.bool_()),
-        ("creator", pa.string()),
-        ("creator_url", pa.string()),
-        ("title", pa.string()),
-        ("alt_text", pa.string()),
-        ("source", pa.string()),
-        ("source_ref", pa.string()),
-        ("source_url", pa.string()),
-        ("phash", pa.int64()),  # null until near-duplicate search runs
-        ("duplicate_group", pa.int64()),  # the key that stands for its group
-        ("split", pa.string()),  # "train" or "validation"
+        *_ORIGIN,
+        ("scores", SCORES),
+        ("phash", pa.int64()),
+        ("duplicate_group", pa.int64()),  # the smallest key of its group of near duplicates; one group is on one side of every split
+        ("copies", COPIES),  # of it, in this catalog's source; null when there are none
+        ("split", pa.string()),  # "train", "validation"; "evaluation": no derivatives, never trained on
     ]
 )
 
 # rejects/: what we may not use, and why.
-REJECTS = pa.schema([("row_id", pa.int64()), ("shard", pa.int32()), ("source_ref", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+REJECTS = pa.schema(
+    [
+        ("row_id", pa.int64()),
+        ("shard", pa.int32()),
+        ("key", pa.int64()),  # null where no bytes came
+        ("source", pa.string()),
+        ("source_ref", pa.string()),
+        ("source_url", pa.string()),
+        ("license_text", pa.string()),
+        ("reason", pa.string()),  # a `Reject`
+        ("detail", pa.string()),
+    ]
+)
 
-# captions/<captioner>/
+# captions/<captioner>/, and captions/source-<column>/ for those that a source ships.
 CAPTIONS = pa.schema(
     [
         ("key", pa.int64()),
@@ -133,6 +219,8 @@ ATTRIBUTION = pa.schema(
         ("license_url", pa.string()),
         ("sha256", pa.string()),
         ("times_seen", pa.int64()),
+        ("copies", COPIES),
+        ("taken_down", pa.bool_()),  # since the model saw it
     ]
 )
 

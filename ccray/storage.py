@@ -198,12 +198,6 @@ class Root:
             self.write(f"{relative}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
-def taken_down(root: Root) -> frozenset[int]:
-    """Keys of images that were taken down: every line of `takedowns/*.jsonl` is an object with a `key` of 16 hex digits. Every reader applies them."""
-    lines = [line for name in root.files("takedowns") if name.endswith(".jsonl") for line in root.read(name).splitlines()]
-    return frozenset(int.from_bytes(bytes.fromhex(json.loads(line)["key"]), "big", signed=True) for line in lines if line.strip())
-
-
 def model_path(reference: str) -> str:
     """A model reference as transformers and diffusers take it; `shapes:NAME` is a teacher shipped with the package."""
     if reference.startswith(BUILT_IN):

@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from ccray.config import Download
 from ccray.data.images import Unusable
+from ccray.schema import Reject
 
 REDIRECTS = {301, 302, 303, 307, 308}
 ATTEMPTS = 3  # of a download that fails for a reason that may pass
@@ -40,7 +41,7 @@ class _Passing:
 
 def download(url: str, config: Download, max_bytes: int) -> bytes | Unusable:
     """The bytes behind a URL, or why there are none. Never raises for what the network does."""
-    outcome: bytes | Unusable | _Passing = Unusable("fetch_failed", "not tried")
+    outcome: bytes | Unusable | _Passing = Unusable(Reject.DOWNLOAD_FAILED, "not tried")
     for attempt in range(ATTEMPTS):
         if attempt:
             threading.Event().wait(PAUSE_SECONDS * 2 ** (attempt - 1))
@@ -57,7 +58,7 @@ def _follow(url: str, config: Download, max_bytes: int) -> bytes | Unusable | _P
         if not isinstance(outcome, str):
             return outcome
         url = urljoin(url, outcome)
-    return Unusable("too_many_redirects", f"more than {config.max_redirects}, last to {url[:200]}")
+    return Unusable(Reject.DOWNLOAD_REDIRECTS, f"more than {config.max_redirects}, last to {url[:200]}")
 
 
 def _request(url: str, config: Download, max_bytes: int, deadline: float) -> bytes | str | Unusable | _Passing:
@@ -66,19 +67,19 @@ def _request(url: str, config: Download, max_bytes: int, deadline: float) -> byt
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
-        return Unusable("unsupported_url", f"{url[:200]}: {error}")
+        return Unusable(Reject.DOWNLOAD_BAD_URL, f"{url[:200]}: {error}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        return Unusable("unsupported_url", f"{url[:200]}: expected http:// or https://")
-    address = checked_address(parts.hostname, port, config.allow_private_hosts)
+        return Unusable(Reject.DOWNLOAD_BAD_URL, f"{url[:200]}: expected http:// or https://")
+    address = checked_address(parts.hostname, port, parts.hostname in config.allowed_hosts)
     if isinstance(address, Unusable):
-        return _Passing(address) if address.reason == "fetch_failed" else address
+        return _Passing(address) if address.reason == Reject.DOWNLOAD_FAILED else address
     try:
         return _exchange(parts, address, port, max_bytes, deadline)
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         late = isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)) and not isinstance(error, urllib3.exceptions.NewConnectionError)
         if late or time.monotonic() >= deadline:
-            return Unusable("timed_out", f"{parts.hostname} took more than {config.timeout_seconds:g} s")
-        return _Passing(Unusable("fetch_failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
+            return Unusable(Reject.DOWNLOAD_TIMEOUT, f"{parts.hostname} took more than {config.timeout_seconds:g} s")
+        return _Passing(Unusable(Reject.DOWNLOAD_FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
 
 
 def checked_address(host: str, port: int, allow_private: bool) -> str | Unusable:
@@ -86,11 +87,11 @@ def checked_address(host: str, port: int, allow_private: bool) -> str | Unusable
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        return Unusable("fetch_failed", f"{host[:200]} cannot be resolved: {error}")
+        return Unusable(Reject.DOWNLOAD_FAILED, f"{host[:200]} cannot be resolved: {error}")
     addresses = [str(info[4][0]) for info in found]
     refused = [address for address in addresses if not allow_private and not is_public(address)]
     if refused or not addresses:  # one bad answer spoils the name: a mixed one is a trick
-        return Unusable("forbidden_address", f"{host[:200]} is at {', '.join(refused) or 'no address'}: not a public address")
+        return Unusable(Reject.BLOCKED_ADDRESS, f"{host[:200]} is at {', '.join(refused) or 'no address'}: not a public address")
     return addresses[0]
 
 
@@ -154,9 +155,9 @@ def _hang_up(stream: socket.socket, hung_up: threading.Event) -> None:
 def _answer(response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes | str | Unusable | _Passing:
     if response.status in REDIRECTS:
         place = response.headers.get("Location")
-        return place if place else Unusable(f"http_{response.status}", "a redirect to nowhere")
+        return place if place else Unusable(Reject.DOWNLOAD_REFUSED, "a redirect to nowhere")
     if response.status != 200:
-        failure = Unusable(f"http_{response.status}", str(response.reason or ""))
+        failure = Unusable(_reason_of(response.status), f"HTTP {response.status} {response.reason or ''}".strip())
         return _Passing(failure) if response.status == 429 or response.status >= 500 else failure
     return _body(response, max_bytes)
 
@@ -164,12 +165,20 @@ def _answer(response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes | str |
 def _body(response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes | Unusable:
     told = response.headers.get("Content-Length", "")
     if told.isdigit() and int(told) > max_bytes:
-        return Unusable("too_many_bytes", f"{told} bytes announced, at most {max_bytes} are taken")
+        return Unusable(Reject.TOO_MANY_BYTES, f"{told} bytes announced, at most {max_bytes} are taken")
     data = bytearray()
     while chunk := response.read1(CHUNK):
         data += chunk
         if len(data) > max_bytes:
-            return Unusable("too_many_bytes", f"more than {max_bytes} bytes")
+            return Unusable(Reject.TOO_MANY_BYTES, f"more than {max_bytes} bytes")
     if told.isdigit() and len(data) < int(told):
         raise urllib3.exceptions.ProtocolError(f"{len(data)} of {told} bytes came")
     return bytes(data)
+
+
+def _reason_of(status: int) -> Reject:
+    if status in (404, 410):
+        return Reject.DOWNLOAD_NOT_FOUND
+    if status in (429, 503):
+        return Reject.DOWNLOAD_THROTTLED
+    return Reject.DOWNLOAD_SERVER_ERROR if status >= 500 else Reject.DOWNLOAD_REFUSED

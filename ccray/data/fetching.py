@@ -24,6 +24,7 @@ from ccray.data.downloading import download
 from ccray.data.images import Unusable, decode, limits_of
 from ccray.data.sources.listed import located_file
 from ccray.interfaces import Batch, Failed
+from ccray.schema import Reject
 from ccray.shapes.world import draw, png_bytes, train_scene
 from ccray.storage import Root
 
@@ -63,10 +64,10 @@ class FetchImages:
 
     def _refusal(self, statement: str | None) -> Unusable | None:
         if statement is None:
-            return Unusable("unlicensed", "the source states no licence, and none was declared (--license)")
+            return Unusable(Reject.LICENSE_MISSING, "the source states no licence, and none was declared (--license)")
         license = licenses.parse(statement)
         reason = licenses.refusal(license, self._config.policy)
-        return None if reason is None else Unusable(reason, f"{license.spdx or license.reason} under policy {self._config.policy}")
+        return None if reason is None else Unusable(Reject(reason), f"{license.spdx or license.reason} under policy {self._config.policy}")
 
     def _download(self, locator: str) -> bytes | Unusable:
         return download(locator.removeprefix("url:"), self._config.download, self._config.max_bytes)
@@ -84,8 +85,8 @@ class FetchImages:
         try:
             outcome = read_local(base, path, self._config.max_bytes) if base.is_local else read_remote(base, path, self._config.max_bytes)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            outcome = Unusable("unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        if isinstance(outcome, Unusable) and outcome.reason in ("file_missing", "unreadable") and not base.exists(""):
+            outcome = Unusable(Reject.FILE_UNREADABLE, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        if isinstance(outcome, Unusable) and outcome.reason in (Reject.FILE_MISSING, Reject.FILE_UNREADABLE) and not base.exists(""):
             raise Failed(f"the source folder {base.uri} is gone: bring it back and run the same command again")
         return outcome
 
@@ -106,7 +107,7 @@ class FetchImages:
             if data is None and path:
                 return self._file(path)
             value = data
-        return Unusable("no_image", "the row's image is empty") if value is None else bytes(value)
+        return Unusable(Reject.NO_IMAGE, "the row's image is empty") if value is None else bytes(value)
 
     def _row(self, received: bytes | Unusable) -> dict[str, Any]:
         if isinstance(received, Unusable):
@@ -130,7 +131,7 @@ def _nothing(locator: str) -> Unusable | None:
     if scheme != "none":
         return None
     reason, _, detail = rest.partition(":")
-    return Unusable(reason, detail)
+    return Unusable(Reject(reason), detail)
 
 
 def read_local(base: Root, path: str, max_bytes: int) -> bytes | Unusable:
@@ -139,14 +140,14 @@ def read_local(base: Root, path: str, max_bytes: int) -> bytes | Unusable:
     place = Path(base.path()) / path
     target = place.resolve()
     if Path(path).is_absolute() or not target.is_relative_to(folder):
-        return Unusable("forbidden_path", f"{path} leads out of {base.uri}")
+        return Unusable(Reject.BLOCKED_PATH, f"{path} leads out of {base.uri}")
     if not target.exists():
-        return Unusable("file_missing", f"no file {path} in {base.uri}")
+        return Unusable(Reject.FILE_MISSING, f"no file {path} in {base.uri}")
     status = target.stat()
     if not stat.S_ISREG(status.st_mode):
-        return Unusable("not_a_file", f"{path} is a folder, a pipe or a device")
+        return Unusable(Reject.FILE_UNREADABLE, f"{path} is a folder, a pipe or a device")
     if status.st_size > max_bytes:
-        return Unusable("too_many_bytes", f"{status.st_size} bytes, at most {max_bytes} are taken")
+        return Unusable(Reject.TOO_MANY_BYTES, f"{status.st_size} bytes, at most {max_bytes} are taken")
     with open(os.open(target, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         return file.read(max_bytes)
 
@@ -155,12 +156,12 @@ def read_remote(base: Root, path: str, max_bytes: int) -> bytes | Unusable:
     """The same on an object store."""
     inside = posixpath.normpath(path)
     if inside.startswith(("/", "..")):
-        return Unusable("forbidden_path", f"{path} leads out of {base.uri}")
+        return Unusable(Reject.BLOCKED_PATH, f"{path} leads out of {base.uri}")
     info = base.filesystem.get_file_info(base.path(inside))
     if info.type != pafs.FileType.File:
-        return Unusable("file_missing", f"no file {path} in {base.uri}")
+        return Unusable(Reject.FILE_MISSING, f"no file {path} in {base.uri}")
     if info.size > max_bytes:
-        return Unusable("too_many_bytes", f"{info.size} bytes, at most {max_bytes} are taken")
+        return Unusable(Reject.TOO_MANY_BYTES, f"{info.size} bytes, at most {max_bytes} are taken")
     return base.read(inside)
 
 

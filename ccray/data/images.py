@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ccray.config import CatalogConfig
+from ccray.schema import Reject
 
 Pixels = NDArray[np.uint8]
 
@@ -27,7 +28,6 @@ class Limits:
     """What a picture may measure; sides and pixels as stored in the file, before orientation."""
 
     min_size_px: int = 1
-    max_size_px: int = 100_000
     max_pixels: int = 100_000_000
     max_bytes: int = 100_000_000
 
@@ -52,12 +52,12 @@ class Picture:
 class Unusable:
     """Why bytes are not a picture that we take; `reason` is a word of the `rejects/` table."""
 
-    reason: str
+    reason: Reject
     detail: str
 
 
 def limits_of(config: CatalogConfig) -> Limits:
-    return Limits(config.min_size_px, config.max_size_px, config.max_pixels, config.max_bytes)
+    return Limits(config.min_size_px, config.max_pixels, config.max_bytes)
 
 
 @cache
@@ -69,7 +69,7 @@ def _formats() -> tuple[str, ...]:
 def decode(data: bytes, limits: Limits) -> Picture | Unusable:
     """Decode a whole picture. Never raises for what the bytes hold."""
     if len(data) > limits.max_bytes:
-        return Unusable("too_many_bytes", f"{len(data)} bytes, at most {limits.max_bytes} are taken")
+        return Unusable(Reject.TOO_MANY_BYTES, f"{len(data)} bytes, at most {limits.max_bytes} are taken")
     Image.MAX_IMAGE_PIXELS = limits.max_pixels  # Pillow's own guard also sees the pictures inside ICO, ICNS and GIF files
     try:
         with warnings.catch_warnings():
@@ -77,11 +77,11 @@ def decode(data: bytes, limits: Limits) -> Picture | Unusable:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return _decode(data, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return Unusable("too_many_pixels", _one_line(error))
+        return Unusable(Reject.TOO_MANY_PIXELS, _one_line(error))
     except UnidentifiedImageError:
-        return Unusable("not_an_image", f"Pillow recognises no picture in {len(data)} bytes that begin {data[:8]!r}")
+        return Unusable(Reject.UNDECODABLE, f"Pillow recognises no picture in {len(data)} bytes that begin {data[:8]!r}")
     except Exception as error:  # decoders raise whatever their input leads them to
-        reason = "truncated" if "truncated" in str(error) or "broken data stream" in str(error) else "decode_error"
+        reason = Reject.TRUNCATED if "truncated" in str(error) or "broken data stream" in str(error) else Reject.UNDECODABLE
         return Unusable(reason, f"{type(error).__name__}: {_one_line(error)}")
 
 
@@ -108,11 +108,9 @@ def _load(image: Image.Image) -> None:
 
 def _wrong_size(width: int, height: int, limits: Limits) -> Unusable | None:
     if width * height > limits.max_pixels:
-        return Unusable("too_many_pixels", f"{width}x{height} is {width * height} pixels, at most {limits.max_pixels} are decoded")
+        return Unusable(Reject.TOO_MANY_PIXELS, f"{width}x{height} is {width * height} pixels, at most {limits.max_pixels} are decoded")
     if min(width, height) < limits.min_size_px:
-        return Unusable("too_small", f"{width}x{height}, the shorter side must have at least {limits.min_size_px} px")
-    if max(width, height) > limits.max_size_px:
-        return Unusable("too_large", f"{width}x{height}, the longer side may have at most {limits.max_size_px} px")
+        return Unusable(Reject.TOO_SMALL, f"{width}x{height}, the shorter side must have at least {limits.min_size_px} px")
     return None
 
 

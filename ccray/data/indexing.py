@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from ccray import licenses, schema
 from ccray.config import CatalogConfig
 from ccray.interfaces import Failed
+from ccray.schema import Reject
 from ccray.storage import Root, seal, sealed_shards, shard_name
 
 LISTING = "listing"
@@ -107,7 +108,7 @@ def _columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
 
 def _verdict(row_id: int, reason: str | None, detail: str | None, doubles: dict[int, str]) -> tuple[str | None, str | None]:
     if reason is None and row_id in doubles:
-        return "duplicate", f"the same bytes as {doubles[row_id]}"
+        return Reject.DUPLICATE_EXACT, f"the same bytes as {doubles[row_id]}"
     return reason, detail
 
 
@@ -115,7 +116,7 @@ def _write_rejects(root: Root, shard: int, rows: pa.Table, verdicts: list[tuple[
     if not verdicts:
         return
     reasons, details = zip(*verdicts, strict=True)
-    table = rows.select(["row_id", "shard", "source_ref"])
+    table = rows.select([name for name in schema.REJECTS.names if name not in ("reason", "detail")])
     table = table.append_column("reason", pa.array(reasons, pa.string())).append_column("detail", pa.array(details, pa.string()))
     seal(root, REJECTS, shard, table, schema.REJECTS, "row_id")
     index.reasons.update(reasons)
@@ -134,8 +135,8 @@ def _write_catalog(root: Root, shard: int, rows: pa.Table, config: CatalogConfig
         "derivatives": [license.derivatives for license in found],
         "share_alike": [license.share_alike for license in found],
         "attribution": [license.attribution for license in found],
-        "phash": [None] * len(keys),
         "duplicate_group": keys,
+        "copies": [None] * len(keys),
         "split": splits,
     }
     arrays = [pa.array(computed[each.name], each.type) if each.name in computed else rows.column(each.name) for each in schema.CATALOG]

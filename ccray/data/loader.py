@@ -22,6 +22,7 @@ from ccray import licenses, storage
 from ccray.interfaces import Failed, LatentBatch
 from ccray.licenses import Policy
 from ccray.storage import Root
+from ccray.takedowns import taken_down
 
 READERS = 16  # shards counted at the same time; each is one wait on the store
 
@@ -63,7 +64,7 @@ def index(root: Root, doors: Doors) -> Index:
     Raises:
         Failed: when there is none, with the number of rows that each condition left.
     """
-    takedowns = storage.taken_down(root)
+    takedowns = taken_down(root)
     shards = storage.sealed_shards(root, doors.latents)
     with ThreadPoolExecutor(READERS) as pool:
         counted = list(pool.map(lambda shard: len(_eligible(root, doors, shard, takedowns)[0]), shards))

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ccray import storage
+from ccray import storage, takedowns
 from ccray.storage import Root
 
 # The two halves of the real images: what every set is compared with, and the set whose distance is the floor.
@@ -19,7 +19,7 @@ def images(root: Root, catalog: str, limit: int) -> NDArray[np.void]:
     Keys are hashes, so the smallest are a random choice that never changes. Taken-down images are left out. Looks at one shard at a time.
     """
     best = np.zeros(0, CHOSEN)
-    excluded = pa.array(sorted(storage.taken_down(root)), pa.int64())
+    excluded = pa.array(sorted(takedowns.taken_down(root)), pa.int64())
     for shard in storage.sealed_shards(root, catalog):
         table = root.read_table(f"{catalog}/{storage.shard_name(shard)}", columns=["key", "split"])
         table = table.filter(pc.invert(pc.is_in(table.column("key"), excluded)))

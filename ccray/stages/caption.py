@@ -9,7 +9,8 @@ from ccray.data.captioning import CaptionImages
 from ccray.data.pixels import OK, PIXELS, LoadPixels, View, bounded_square_view, whole_view
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of
-from ccray.storage import Manifest, Root, Stage, inputs, read_manifest, require_model, running, stage_of, state, taken_down
+from ccray.storage import Manifest, Root, Stage, inputs, read_manifest, require_model, running, stage_of, state
+from ccray.takedowns import taken_down
 
 NAME = "caption"
 DECODE_BATCH = 16  # pictures of any size in one task's memory

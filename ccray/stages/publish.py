@@ -15,13 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ccray import storage
+from ccray import components, storage
+from ccray.components import Component
 from ccray.config import Recipe
-from ccray.evaluation import attribution, cards, components
-from ccray.evaluation.attribution import Mix
-from ccray.evaluation.cards import Subject
-from ccray.evaluation.components import Component
+from ccray.evaluation.definitions import DEFINITIONS
 from ccray.interfaces import Refused
+from ccray.publishing import attribution, cards
+from ccray.publishing.attribution import Mix
+from ccray.publishing.cards import Subject
 from ccray.storage import Manifest, Root, Stage
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def _subject(recipe: Recipe, root: Root, inputs: Mapping[str, Manifest], folder:
         mix=mix,
         components=_components(recipe, inputs, folder, mix),
         metrics=_metrics(recipe, root),
+        definitions=DEFINITIONS,
         data={
             "fingerprint of the catalog": inputs["catalog"].fingerprint,
             "sha256 of the catalog's manifest.json": hashlib.sha256(root.read(f"{catalog}/{storage.MANIFEST}")).hexdigest(),

@@ -92,7 +92,7 @@ def test_missing_and_useless_sources_are_refused(tmp_path: Path, pictures: Path)
 
 
 def test_a_folder_without_a_licence_is_unlicensed(pictures: Path) -> None:
-    assert {row["reason"] for row in fetched(CatalogConfig(source=f"folder:{pictures}")).values()} == {"unlicensed"}
+    assert {row["reason"] for row in fetched(CatalogConfig(source=f"folder:{pictures}")).values()} == {"license_missing"}
 
 
 def test_a_folder_lists_everything_and_follows_no_link_out(pictures: Path, tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_a_folder_lists_everything_and_follows_no_link_out(pictures: Path, tmp_p
     reasons = {ref: row["reason"] for ref, row in fetched(CatalogConfig(source=f"folder:{pictures}", license="CC0-1.0")).items()}
     wanted = dict.fromkeys([*FILES, "in.png", ".hidden.png", "100% & 日本 #1?.png", "bad\\udcff.png"], None)
     assert reasons == wanted | {
-        "out.png": "forbidden_path",
-        "up": "forbidden_path",
+        "out.png": "blocked_path",
+        "up": "blocked_path",
         "gone.png": "file_missing",
-        "notes.txt": "not_an_image",
+        "notes.txt": "undecodable",
     }
 
 
@@ -126,9 +126,9 @@ def test_a_sidecar_speaks_for_its_files(pictures: Path) -> None:
     images = fetched(CatalogConfig(source=f"folder:{pictures}"))
     assert {ref: row["reason"] for ref, row in images.items()} == {
         "a.png": None,
-        "b.png": "unlicensed",
+        "b.png": "license_missing",
         "sub/c.png": "license_noncommercial",
-        "sub/d.png": "unlicensed",
+        "sub/d.png": "license_missing",
         "lost.png": "file_missing",
     }
     declared = {row["source_ref"]: row for row in listed(CatalogConfig(source=f"folder:{pictures}", license="CC0-1.0"))}
@@ -174,12 +174,12 @@ def test_tables_of_every_kind(pictures: Path, suffix: str, write: Callable[[Path
     assert {ref: row["reason"] for ref, row in fetched(config).items()} == {
         "p1": None,
         "p2": "license_noderivatives",
-        "p3": "forbidden_path",
-        "p4": "forbidden_path",
+        "p3": "blocked_path",
+        "p4": "blocked_path",
         "p5": "file_missing",
         "p6": "no_image",
         "p7": "no_image",
-        "p8": "unlicensed",
+        "p8": "license_missing",
         "p9": "license_unknown",
     }
 

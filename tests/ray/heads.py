@@ -78,7 +78,9 @@ def head(*options: str, **variables: str) -> Iterator[Head]:
     """`ray start --head OPTIONS`, waiting until jobs can be submitted; every process of it is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="ccray-"))  # short, because Ray's sockets lie in it
     mark = uuid.uuid4().hex
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", MARK: mark} | variables
+    environment = (
+        os.environ | {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", MARK: mark} | variables
+    )
     environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
     environment.pop("RAY_ADDRESS", None)
     names = ["port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"]

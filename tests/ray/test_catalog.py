@@ -82,8 +82,8 @@ def test_rejects_twins_and_a_second_run(ray_cluster: None, pictures: Path, tmp_p
     manifest = catalog.run(recipe, root)
     found = reasons(root)
     twin = next(iter({"0.png", "twin.png"} & found.keys()))
-    assert found == {twin: "duplicate", "cut.png": found["cut.png"], "flat.png": "too_small"}
-    assert found["cut.png"] in ("truncated", "decode_error", "not_an_image")
+    assert found == {twin: "duplicate_exact", "cut.png": found["cut.png"], "flat.png": "too_small"}
+    assert found["cut.png"] in ("truncated", "undecodable", "undecodable")
     assert accepted(root) == {f"{number}.png" for number in range(1, 6)} | ({"0.png", "twin.png"} - {twin})
     assert manifest.facts["accepted"] + manifest.facts["rejected"] == manifest.facts["listed"] == 9
     details = [row["detail"] for shard in sealed_shards(root, "rejects") for row in root.read_table(f"rejects/{shard_name(shard)}").to_pylist()]
@@ -105,9 +105,9 @@ def test_rejects_twins_and_a_second_run(ray_cluster: None, pictures: Path, tmp_p
 
 def test_nothing_left_is_a_failure_that_says_why(ray_cluster: None, pictures: Path, tmp_path: Path) -> None:
     root = Root(str(tmp_path / "root"))
-    with pytest.raises(Failed, match=r"all 9 were rejected \(unlicensed 9\)"):
+    with pytest.raises(Failed, match=r"all 9 were rejected \(license_missing 9\)"):
         catalog.run(tiny(f"catalog.source=folder:{pictures}"), root)
-    assert set(reasons(root).values()) == {"unlicensed"}
+    assert set(reasons(root).values()) == {"license_missing"}
     assert len(reasons(root)) == 9
 
 
@@ -128,11 +128,11 @@ def test_a_table_of_urls(ray_cluster: None, pictures: Path, tmp_path: Path) -> N
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     try:
         root = Root(str(tmp_path / "allowed"))
-        catalog.run(tiny(f"catalog.source=table:{table}", "catalog.download.allow_private_hosts=true"), root)
+        catalog.run(tiny(f"catalog.source=table:{table}", "catalog.download.allowed_hosts=[127.0.0.1]"), root)
         assert accepted(root) == {"1.png", "2.png"}
-        assert reasons(root) == {"gone.png": "http_404"}
+        assert reasons(root) == {"gone.png": "download_not_found"}
         closed = Root(str(tmp_path / "closed"))
-        with pytest.raises(Failed, match="forbidden_address 3"):
+        with pytest.raises(Failed, match="blocked_address 3"):
             catalog.run(tiny(f"catalog.source=table:{table}"), closed)
     finally:
         server.shutdown()

@@ -61,7 +61,7 @@ class FolderSource:
         return Listed(path, path, file_locator(path), **said)
 
     def _undescribed(self) -> dict[str, str | None]:
-        return {"license_text": self._declared, "license_basis": "declared" if self._declared else None}
+        return {"license_text": self._declared, "license_evidence": self._declared, "license_basis": "declared" if self._declared else None}
 
 
 def files(root: Root) -> Iterator[str]:

@@ -13,15 +13,25 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from ccray import licenses
 from ccray.interfaces import Refused
+from ccray.schema import Reject
 from ccray.storage import Root
 
 # Left as they are in a file locator; everything else that is not ASCII or could end a locator early is percent-encoded.
 PLAIN = "/ !$&'()*+,:;=@[]~"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A caption that the source ships: its column there, its words, its language (BCP 47, None = not told)."""
+
+    column: str
+    text: str
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,17 +43,24 @@ class Listed:
     locator: str
     license_text: str | None = None
     license_basis: str | None = None
+    license_evidence: str | None = None
     license_seen_at: datetime | None = None
     creator: str | None = None
+    creator_original: str | None = None
     creator_url: str | None = None
     title: str | None = None
+    title_original: str | None = None
     alt_text: str | None = None
     source_url: str | None = None
+    image_url: str | None = None
+    private: str | None = None
+    captions: tuple[Shipped, ...] = ()
 
-    def texts(self) -> dict[str, str | datetime | None]:
+    def texts(self) -> dict[str, Any]:
         """All but `own_id`, as columns of `schema.LISTING`, cleaned."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "own_id"}
-        return {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("own_id", "captions")}
+        texts = {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
+        return texts | {"captions": [{**vars(one), "text": clean(one.text)} for one in self.captions] or None}
 
 
 class Source(Protocol):
@@ -70,7 +87,7 @@ def located_file(locator: str) -> str:
     return os.fsdecode(unquote_to_bytes(locator.removeprefix("file:")))
 
 
-def nothing(reason: str, detail: str) -> str:
+def nothing(reason: Reject, detail: str) -> str:
     """The locator of a row that is a reject from the start."""
     return f"none:{reason}:{detail}"
 

@@ -10,6 +10,7 @@ from ccray.config import CatalogConfig
 from ccray.data.sources.columns import Columns, find, require
 from ccray.data.sources.listed import Listed, declared_license, file_locator, folder_root, nothing
 from ccray.data.sources.rows import Malformed, Row, Table, open_table
+from ccray.schema import Reject
 from ccray.storage import Root
 
 
@@ -32,7 +33,7 @@ class TableSource:
     def _listed(self, number: int, row: Row | Malformed) -> Listed:
         here = f"{self._table.name}#{number}"
         if isinstance(row, Malformed):
-            return Listed(here, here, nothing("malformed_row", row.detail))
+            return Listed(here, here, nothing(Reject.MALFORMED_ROW, row.detail))
         locator = self._locator(number, row)
         ref = text_of(self._value(row, "id")) or self._named(row) or here
         return Listed(f"{ref}\x1f{number}", ref, locator, **described(row, self._columns, self._declared, self._table.seen_at))
@@ -49,7 +50,7 @@ class TableSource:
             return f"row:{self._table.name}#{number}"
         named = self._named(row)
         if named is None:
-            return nothing("no_image", "the row names neither a file nor a URL")
+            return nothing(Reject.NO_IMAGE, "the row names neither a file nor a URL")
         if "://" in named or named.startswith(("data:", "file:")):
             return f"url:{named}"
         return f"url:{named}" if text_of(self._value(row, "image")) is None else file_locator(named)
@@ -66,6 +67,7 @@ def described(row: Row, columns: Columns, declared: str | None, seen_at: datetim
     return {
         "license_text": stated or declared,
         "license_basis": "source record" if stated else "declared" if declared else None,
+        "license_evidence": stated or declared,
         "license_seen_at": (_time(value("license_seen_at")) or seen_at) if stated else None,
         **{field: text_of(value(field)) for field in ("creator", "creator_url", "title", "alt_text", "source_url")},
     }

@@ -9,12 +9,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ccray import storage
+from ccray import storage, takedowns
 from ccray.interfaces import Failed
 from ccray.schema import ATTRIBUTION, hex_key
 from ccray.storage import Root
 
-COLUMNS = ["key", "sha256", "title", "creator", "creator_url", "source_url", "license", "license_url", "commercial", "share_alike", "derivatives"]
+COLUMNS = [
+    "key",
+    "sha256",
+    "title",
+    "creator",
+    "creator_url",
+    "source_url",
+    "license",
+    "license_url",
+    "commercial",
+    "share_alike",
+    "derivatives",
+    "copies",
+]
 
 
 @dataclass
@@ -46,10 +59,10 @@ def write(root: Root, catalog: str, seen: pa.Table, target: Path) -> Mix:
     Raises:
         Failed: when an image that was seen is not in the catalog, so that nobody can name it, or its licence allows no derivatives.
     """
-    mix, counts, gone = Mix(), dict[str, LicenseCount](), storage.taken_down(root)
+    mix, counts, gone = Mix(), dict[str, LicenseCount](), takedowns.taken_down(root)
     with pq.ParquetWriter(target, ATTRIBUTION, compression="zstd") as writer:
         for table in _joined(root, catalog, seen):
-            writer.write_table(_attribution(table))
+            writer.write_table(_attribution(table, gone))
             _count(table, counts, mix, gone)
     if mix.images != seen.num_rows:
         raise Failed(
@@ -72,10 +85,11 @@ def _joined(root: Root, catalog: str, seen: pa.Table) -> Iterator[pa.Table]:
             yield table
 
 
-def _attribution(table: pa.Table) -> pa.Table:
+def _attribution(table: pa.Table, gone: frozenset[int]) -> pa.Table:
     values = {name: table.column(name) for name in ATTRIBUTION.names if name in table.column_names}
     values["key"] = pa.array([hex_key(key) for key in table.column("key").to_pylist()])
     values["times_seen"] = table.column("times")
+    values["taken_down"] = pa.array([key in gone for key in table.column("key").to_pylist()])
     return pa.table([values[name] for name in ATTRIBUTION.names], schema=ATTRIBUTION)
 
 

@@ -7,11 +7,9 @@ from typing import Any
 
 import yaml
 
+from ccray.components import Component, public_name
 from ccray.config import Recipe, flatten
-from ccray.evaluation.attribution import Mix
-from ccray.evaluation.components import Component, public_name
-from ccray.evaluation.definitions import DEFINITIONS
-from ccray.evaluation.report import shown
+from ccray.publishing.attribution import Mix
 from ccray.shapes import world
 
 # Licences as the Hugging Face hub spells them; anything else is "other" with its name.
@@ -30,6 +28,7 @@ class Subject:
     mix: Mix
     components: Sequence[Component]
     metrics: Mapping[str, Any] | None  # metrics.json of this model
+    definitions: Mapping[str, str]  # of the figures
     data: Mapping[str, str]  # name -> digest or fingerprint
 
 
@@ -40,7 +39,7 @@ def card(subject: Subject) -> str:
         f"## Use\n\n{_use(subject)}",
         f"## Training images\n\n{_images(subject)}",
         f"## Components\n\n{_components(subject.components)}",
-        f"## Figures\n\n{_figures(subject.metrics)}",
+        f"## Figures\n\n{_figures(subject.metrics, subject.definitions)}",
         f"## Training\n\n{_training(subject)}",
         f"## Intended use and limits\n\n{_limits(subject)}",
     ]
@@ -157,16 +156,16 @@ def _components(components: Sequence[Component]) -> str:
     )
 
 
-def _figures(metrics: Mapping[str, Any] | None) -> str:
+def _figures(metrics: Mapping[str, Any] | None, definitions: Mapping[str, str]) -> str:
     if metrics is None:
         return "This checkpoint has not been evaluated."
-    rows = [(f"`{name}`", _figure(metrics[name]), text) for name, text in DEFINITIONS.items() if metrics.get(name) not in (None, {})]
+    rows = [(f"`{name}`", _figure(metrics[name]), text) for name, text in definitions.items() if metrics.get(name) not in (None, {})]
     floor = metrics["distances"].get("real")
     after = ""
     if floor:
         after = (
             f"\n\nDistances are to {metrics['reference_images']:,} real images of the catalog, on features of `{metrics['features']}`. Other real images of it are at "
-            f"{shown(floor['frechet_distance'])} (Fréchet) and {shown(floor['kernel_distance'])} (kernel)."
+            f"{_shown(floor['frechet_distance'])} (Fréchet) and {_shown(floor['kernel_distance'])} (kernel)."
         )
     return (
         f"{metrics['prompts']:,} prompts ({metrics['prompts_from']}), {metrics['steps']} steps, guidance {metrics['guidance']:g}, seed {metrics['seed']}.\n\n"
@@ -176,7 +175,11 @@ def _figures(metrics: Mapping[str, Any] | None) -> str:
 
 
 def _figure(value: Any) -> str:
-    return ", ".join(f"{name} {shown(one)}" for name, one in value.items()) if isinstance(value, Mapping) else shown(value)
+    return ", ".join(f"{name} {_shown(one)}" for name, one in value.items()) if isinstance(value, Mapping) else _shown(value)
+
+
+def _shown(value: float | int | str) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _training(subject: Subject) -> str:

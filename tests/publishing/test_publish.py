@@ -16,9 +16,8 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from ccray import config, recipes, storage
+from ccray import components, config, recipes, storage
 from ccray.config import Recipe
-from ccray.evaluation import components
 from ccray.interfaces import Failed, Refused
 from ccray.licenses import parse
 from ccray.models import pipeline
