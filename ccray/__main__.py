@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from ccray import config, licenses, recipes, storage
+from ccray import config, licenses, probing, recipes, storage
 from ccray.config import STAGE_SECTIONS, Recipe
 from ccray.interfaces import Failed, Refused
 from ccray.storage import Manifest, Root
@@ -147,6 +147,7 @@ def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
         log.info("%s: finished before, %s", name, summary(manifest))
         return
     storage.inputs(root, recipe, name)
+    probing.check(root)
     log.info("%s: %s", name, root.path(stage.directory))
     log.info("%s: finished, %s", name, summary(_runner(name)(recipe, root)))
 

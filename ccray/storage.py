@@ -72,6 +72,8 @@ class Root:
         if self.is_local:
             return pafs.LocalFileSystem()
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:  # stores older than 2025 do not know the checksum trailers that AWS's libraries now send unasked
+            os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         return pafs.S3FileSystem(endpoint_override=endpoint, region=region or ("us-east-1" if endpoint else None))
 

@@ -17,7 +17,7 @@ FLOORS = [
     {"data", "training", "evaluation", "publishing", "serving"},
     {"models", "diffusion", "shapes"},
     {"recipes"},
-    {"components", "takedowns"},
+    {"components", "takedowns", "probing"},
     {"storage"},
     {"config"},
     {"schema", "interfaces"},

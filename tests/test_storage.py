@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,37 +13,14 @@ import pytest
 from ccray import config, recipes, schema, storage
 from ccray.interfaces import Refused
 from ccray.storage import Root
+from tests.servers import s3_store
 
 
 @pytest.fixture(scope="module")
 def s3_uri() -> Iterator[str]:
     """A bucket on a local S3 server in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    names = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    program = f"from moto.server import ThreadedMotoServer\nimport threading\nThreadedMotoServer('127.0.0.1', {port}, verbose=False).start()\nprint('ready', flush=True)\nthreading.Event().wait()"
-    server = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert server.stdout is not None
-    assert server.stdout.readline().strip() == "ready"
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="bucket")
-    yield "s3://bucket/runs"
-    server.kill()
-    server.wait()
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    with s3_store() as uri:
+        yield f"{uri}/runs"
 
 
 @pytest.fixture(params=["local", "s3"])
