@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check bench teachers clean
+.PHONY: demo test soak check bench teachers clean
 .DEFAULT_GOAL := demo
 
 # Plain pip, so that a CPU wheel of torch at hand (PIP_FIND_LINKS, an extra index) is used.
@@ -19,6 +19,9 @@ demo: $(VENV)/.installed  ## the whole corridor on a laptop: runs/demo
 
 test: $(VENV)/.installed  ## all tests, with local Ray clusters
 	$(RUN) -m pytest --durations=15
+
+soak: $(VENV)/.installed  ## the long chaos runs: many kills on one cluster, local and S3; about half an hour
+	$(RUN) -m pytest -s tests/soak/chaos_*.py
 
 check: $(VENV)/.installed  ## lint, types, and the tests that need no cluster
 	$(VENV)/bin/ruff check .
