@@ -1,5 +1,6 @@
 """A web site of drawn pictures, slow on purpose, that writes down what it was asked for: `python -m tests.soak.site PORT LOG SECONDS`."""
 
+import contextlib
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +32,8 @@ class Site(BaseHTTPRequestHandler):
         self.send_response(404 if missing else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(BrokenPipeError):  # killed, and so hung up
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
