@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-PROGRAMS = ("caption_pipeline", "stored_latents", "served_request")
+PROGRAMS = ("caption_pipeline", "stored_latents", "served_request", "fetch_images", "catalog_memory", "duplicates")
 
 
 def main() -> int:

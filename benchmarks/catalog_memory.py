@@ -1,0 +1,90 @@
+"""Peak memory of the whole catalog stage (driver, workers, decoders and Ray itself) at ten times the rows.
+
+A folder of JPEGs of photograph size, all different, catalogued through the command line; the private memory (RssAnon) of the driver and of every
+process below it is added up several times a second. Pages of Ray's object store are shared and bounded by its own setting, and are not counted.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+ROWS = int(os.environ.get("CCRAY_MEMORY_ROWS", "600"))
+TIMES = 10
+SIZE_PX = (640, 480)
+EVERY_SECONDS = 0.25
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        small = peak_mib(Path(folder) / "small", ROWS)
+        large = peak_mib(Path(folder) / "large", ROWS * TIMES)
+    print(
+        json.dumps(
+            {
+                "what": f"catalog: peak memory at {TIMES} × the rows",
+                "ours": f"{large:.0f} MiB at {ROWS * TIMES:,} rows",
+                "other": f"{small:.0f} MiB at {ROWS:,} rows",
+                "figure": f"{large / small:.3f}",
+                "goal": "≤ 1.1",
+                "how": f"folder of {SIZE_PX[0]}x{SIZE_PX[1]} JPEGs, near-duplicate search on, 2 actors; private memory of driver, workers, decoders and Ray's own processes, summed",
+            }
+        )
+    )
+
+
+def peak_mib(folder: Path, rows: int) -> float:
+    """Catalogue `rows` new pictures; the largest sum of private memory seen, in MiB."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    for number in range(rows):
+        (pictures / f"{number:06d}.jpg").write_bytes(picture(number))
+    command = [sys.executable, "-m", "ccray", "catalog", "--recipe", "tiny", "--root", str(folder / "root")]
+    command += ["--source", f"folder:{pictures}", "--license", "CC0-1.0", "resources.catalog.min_actors=2"]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    began = time.monotonic()
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, private_mib(process.pid))
+            time.sleep(EVERY_SECONDS)
+    assert process.returncode == 0, (folder / "log").read_text()[-3000:]
+    print(f"{rows} rows: {peak:.0f} MiB, {rows / (time.monotonic() - began):.0f} rows/s with start", file=sys.stderr)
+    return peak
+
+
+def picture(number: int) -> bytes:
+    """A smooth random picture as a JPEG: a coarse grid of colours, enlarged."""
+    coarse = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(coarse).resize(SIZE_PX, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def private_mib(pid: int) -> float:
+    """RssAnon of a process and all below it."""
+    try:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0.0
+    total = 0
+    for process in processes:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+    return total / 1024
+
+
+if __name__ == "__main__":
+    main()
