@@ -48,7 +48,7 @@ class ShapesSource(Config):
     size_px: int = Field(32, ge=16)
 
 
-OptOut = Literal["x-robots-tag", "tdmrep", "robots.txt", "content-credentials", "iptc"]
+OptOut = Literal["x-robots-tag", "tdmrep", "robots.txt", "content-usage", "content-credentials", "iptc"]
 OPT_OUTS: tuple[OptOut, ...] = get_args(OptOut)
 
 

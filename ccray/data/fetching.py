@@ -9,7 +9,6 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,13 @@ import pyarrow.parquet as pq
 
 from ccray import licenses, schema
 from ccray.config import CatalogConfig
-from ccray.data.downloading import download
+from ccray.data.downloading import Downloader, Received
 from ccray.data.images import Unusable, decode, limits_of
 from ccray.data.sources.listed import located_file
 from ccray.interfaces import Batch, Failed
 from ccray.schema import Reject
 from ccray.shapes.world import draw, png_bytes, train_scene
 from ccray.storage import Root
-
-DOWNLOADS_AT_ONCE = 16
 
 
 class FetchImages:
@@ -40,6 +37,7 @@ class FetchImages:
         self._base = base
         self._image_column = image_column
         self._limits = limits_of(config)
+        self._downloader: Downloader | None = None  # has a thread: made where the work is
 
     def __call__(self, batch: Batch) -> Batch:
         received = self._received(batch["locator"], batch["license_text"])
@@ -54,8 +52,7 @@ class FetchImages:
         wanted = sorted({locator for locator, refusal in zip(locators, refused, strict=True) if refusal is None})
         urls = [locator for locator in wanted if locator.startswith("url:")]
         if urls:
-            with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-                found.update(zip(urls, pool.map(self._download, urls), strict=True))
+            found.update(self._downloaded(urls))
         found.update(self._embedded([locator for locator in wanted if locator.startswith("row:")]))
         for locator in wanted:
             if locator not in found:
@@ -69,8 +66,11 @@ class FetchImages:
         reason = licenses.refusal(license, self._config.policy)
         return None if reason is None else Unusable(Reject(reason), f"{license.spdx or license.reason} under policy {self._config.policy}")
 
-    def _download(self, locator: str) -> bytes | Unusable:
-        return download(locator.removeprefix("url:"), self._config.download, self._config.max_bytes)
+    def _downloaded(self, locators: list[str]) -> dict[str, bytes | Unusable]:
+        if self._downloader is None:
+            self._downloader = Downloader(self._config.download, self._config.max_bytes)
+        outcomes = self._downloader.fetch([locator.removeprefix("url:") for locator in locators])
+        return {f"url:{url}": outcome.data if isinstance(outcome, Received) else outcome for url, outcome in outcomes}
 
     def _at_hand(self, locator: str) -> bytes | Unusable:
         scheme, _, rest = locator.partition(":")
