@@ -1,0 +1,105 @@
+"""Whether a file ends where its format says that it ends.
+
+Some decoders show what they have of a picture that was cut off; a download that broke off near its end then passes. The file's own structure
+tells: it is walked from segment to segment, because end marks also stand inside embedded previews. Bytes behind the end are allowed.
+"""
+
+import re
+from collections.abc import Callable
+
+SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
+BARE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers that stand without a length: TEM, RST0..7, SOI
+# In a JPEG's scans FF 00 is a byte FF, and FF D0 to FF D7 are restarts: anything else behind FF is the next marker.
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+EXTENSION, PICTURE, TRAILER = 0x21, 0x2C, 0x3B  # of GIF
+PNG_SIGNATURE = 8
+
+
+def ends_whole(data: bytes, format: str) -> bool:
+    """Whether `data` reaches the end that its format (Pillow's name) asks for; True for formats whose decoders see a cut themselves."""
+    check = CHECKS.get(format)
+    return True if check is None else check(data)
+
+
+def _jpeg(data: bytes) -> bool:
+    """EOI behind the last scan."""
+    place = 2
+    while (found := MARKER.search(data, place)) is not None:
+        marker = found.group(1)[0]
+        place = found.end()
+        if marker == EOI:
+            return True
+        if marker not in BARE:
+            place += int.from_bytes(data[place : place + 2], "big")
+    return False
+
+
+def _png(data: bytes) -> bool:
+    """A chunk IEND."""
+    place = PNG_SIGNATURE
+    while place + 8 <= len(data):
+        if data[place + 4 : place + 8] == b"IEND":
+            return True
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return False
+
+
+def _gif(data: bytes) -> bool:
+    """The trailer. Where something other than a block stands, decoders look for the next one, and so does this."""
+    place = 13 + _gif_palette(data, 10)
+    while place < len(data):
+        kind = data[place]
+        if kind == TRAILER:
+            return True
+        place += 1
+        if kind == EXTENSION:
+            place = _gif_past_blocks(data, place + 1)
+        elif kind == PICTURE:
+            place = _gif_past_blocks(data, place + 10 + _gif_palette(data, place + 8))
+    return False
+
+
+def _gif_palette(data: bytes, place: int) -> int:
+    """Bytes of the palette that a byte of flags announces."""
+    flags = data[place] if place < len(data) else 0
+    return 3 << (1 + (flags & 7)) if flags & 0x80 else 0
+
+
+def _gif_past_blocks(data: bytes, place: int) -> int:
+    while place < len(data) and data[place]:
+        place += 1 + data[place]
+    return place + 1
+
+
+def _webp(data: bytes) -> bool:
+    """As many bytes as the RIFF header says."""
+    return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+
+
+def _boxes(data: bytes) -> bool:
+    """ISO boxes (AVIF, JP2): the last one that begins ends inside; a box of length 0 reaches to the end of the file, wherever that is."""
+    place = 0
+    while place + 8 <= len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        if length == 1:
+            length = int.from_bytes(data[place + 8 : place + 16], "big")
+        if length < 8:
+            return length == 0
+        place += length
+    return place <= len(data)
+
+
+def _jpeg2000(data: bytes) -> bool:
+    """Boxes, or a bare codestream that ends in EOC (padding may follow)."""
+    return data.rstrip(b"\x00").endswith(b"\xff\xd9") if data.startswith(b"\xff\x4f") else _boxes(data)
+
+
+CHECKS: dict[str, Callable[[bytes], bool]] = {
+    "JPEG": _jpeg,
+    "MPO": _jpeg,
+    "PNG": _png,
+    "GIF": _gif,
+    "WEBP": _webp,
+    "AVIF": _boxes,
+    "JPEG2000": _jpeg2000,
+}
