@@ -8,7 +8,7 @@ import hashlib
 
 import pyarrow as pa
 
-from ccray.rejects import Reject as Reject  # a word of `rejects/`; apart, for processes that do without Arrow
+from ccray.rejects import Reject  # noqa: F401  the words of `rejects/`, apart for processes that do without Arrow
 
 # Captions that a source ships, one for each of its caption columns.
 SHIPPED = pa.list_(pa.struct([("column", pa.string()), ("text", pa.string()), ("language", pa.string())]))

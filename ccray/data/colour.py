@@ -56,7 +56,7 @@ def _profiled(colours: Image.Image, image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     transform = _transform(profile, colours.mode) if isinstance(profile, bytes) and image.mode != "LAB" else None
     if transform is None:
-        return colours.convert("RGB")
+        return colours if colours.mode == "RGB" else colours.convert("RGB")
     return transform.apply(colours)
 
 

@@ -35,9 +35,9 @@ def _jpeg(data: bytes) -> bool:
 
 
 def _png(data: bytes) -> bool:
-    """A chunk IEND."""
+    """A whole chunk IEND."""
     place = PNG_SIGNATURE
-    while place + 8 <= len(data):
+    while place + 12 <= len(data):
         if data[place + 4 : place + 8] == b"IEND":
             return True
         place += 12 + int.from_bytes(data[place : place + 4], "big")
@@ -86,7 +86,7 @@ def _boxes(data: bytes) -> bool:
         if length < 8:
             return length == 0
         place += length
-    return place <= len(data)
+    return 0 < place <= len(data)
 
 
 def _jpeg2000(data: bytes) -> bool:

@@ -48,6 +48,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = {TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ class Decoded:
     format: str
     width: int  # as received, upright
     height: int
+
+    @property
+    def lies(self) -> bool:
+        """Whether turning it upright swaps its sides."""
+        return self.turn in SIDEWAYS
 
     def upright(self, image: Image.Image) -> Image.Image:
         """`image`, made from this picture's own without turning it, upright."""
@@ -162,7 +168,7 @@ def _decode(data: bytes, limits: Limits, enough: Enough | None) -> Decoded | Unu
         if wrong is not None:
             return wrong
         turn = TURNS.get(_orientation(image))
-        width, height = whole_size[::-1] if turn is not None and _swaps_sides(turn) else whole_size
+        width, height = whole_size[::-1] if turn in SIDEWAYS else whole_size
         return Decoded(to_srgb(image), box, turn, name, width, height)
 
 
@@ -217,7 +223,7 @@ def _several_pictures(data: bytes, image: Image.Image) -> str | None:
     if image.format == "MPO":
         kinds = [entry["Attribute"]["MPType"] for entry in getattr(image, "mpinfo", {}).get(MPO_ENTRIES, [])]
         several = [kind for kind in kinds if kind.startswith("Multi-Frame")]
-        return f"{len(several)} pictures of {several[0]!r}" if len(several) > 1 else None
+        return f"an MPO with a {several[0]!r}" if several else None
     return f"{image.format} with more than one frame" if getattr(image, "is_animated", False) else None
 
 
@@ -241,10 +247,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
-
-
-def _swaps_sides(turn: Image.Transpose) -> bool:
-    return turn in (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
 
 
 def _one_line(error: BaseException) -> str:

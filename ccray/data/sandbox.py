@@ -32,6 +32,7 @@ AS_RECEIVED = {"JPEG", "PNG", "WEBP"}  # formats whose bytes are stored as they 
 JPEG_QUALITY = 95
 # A JPEG is decoded at a half or less only when that leaves this many pixels for each one of the reduced picture: 42 dB from a full decode.
 SPARE = 1.5
+REDUCING_GAP = 2.0  # the same for averaging whole pixels before Lanczos: 45 dB from Lanczos alone, in half the time
 HASH_ENOUGH_PX = 8 * SIDE_PX  # shorter side that suffices for the hash: at most 2 bits from a full decode
 # The largest way from a file to pixels holds five copies of four bytes a pixel (decoder, picture, profile, alpha, over white).
 BYTES_PER_PIXEL = 20
@@ -92,23 +93,17 @@ def _fits(decoded: Decoded, max_side_px: int) -> bool:
 
 def _reduced(decoded: Decoded, max_side_px: int) -> bytes:
     """The picture as JPEG. 4:2:0 because a quarter of the bytes buys colour detail that no VAE of this field keeps."""
-    left, top, right, bottom = decoded.box
     scale = min(1.0, max_side_px / max(decoded.width, decoded.height))
-    stored = (decoded.height, decoded.width) if _lies(decoded) else (decoded.width, decoded.height)
-    size = (max(1, round(stored[0] * scale)), max(1, round(stored[1] * scale)))
+    width, height = max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
+    size = (height, width) if decoded.lies else (width, height)
     image = decoded.image
-    if size != image.size or (left, top, right, bottom) != (0, 0, *image.size):
-        image = image.resize(size, Image.Resampling.LANCZOS, box=decoded.box, reducing_gap=2.0)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.LANCZOS, box=decoded.box, reducing_gap=REDUCING_GAP)
     image = decoded.upright(image)
     image.info = {}
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
     return buffer.getvalue()
-
-
-def _lies(decoded: Decoded) -> bool:
-    """Whether the stored picture lies on its side."""
-    return decoded.turn is not None and (decoded.image.width > decoded.image.height) != (decoded.width > decoded.height)
 
 
 def memory_bytes(limits: Limits) -> int:
