@@ -21,7 +21,7 @@ FLOORS = [
     {"storage"},
     {"config"},
     {"schema", "interfaces"},
-    {"licenses"},
+    {"licenses", "rejects"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 MAY_IMPORT_RAY = {"stages", "sharded"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccray.data.images import Limits, Picture, Unusable, centre_square, decode, within
+from ccray.data.endings import ends_whole
+from ccray.data.images import Decoded, Enough, Limits, Picture, Unusable, centre_square, decode, decode_image, within
 from ccray.data.pixels import bounded_square_view, whole_view
 
 LIMITS = Limits(min_size_px=16, max_pixels=1_000_000, max_bytes=1_000_000)
@@ -80,10 +81,53 @@ def test_every_mode_becomes_rgb(mode: str, kind: str) -> None:
     assert picture(encoded(Image.fromarray(noise()).convert(mode), kind)).pixels.shape == (40, 50, 3)
 
 
-def test_the_first_frame_counts() -> None:
-    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
-    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert (picture(data).pixels[0, 0] == (255, 0, 0)).all()
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_several_pictures_are_refused(kind: str) -> None:
+    frames = [Image.fromarray(noise()), Image.fromarray(noise()[::-1])]
+    assert reason(encoded(frames[0], kind, save_all=True, append_images=frames[1:])) == "animated"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_one_frame_is_a_picture(kind: str) -> None:
+    assert picture(encoded(Image.fromarray(noise()), kind, save_all=True)).format == kind
+
+
+def multi_picture(second: int) -> bytes:
+    """A JPEG with another behind it: a primary image, and one of the type `second` of the Multi-Picture Format."""
+    image = Image.fromarray(noise())
+    data = bytearray(encoded(image, "MPO", save_all=True, append_images=[image]))
+    index = data.index(b"MPF\0")
+    entry = data.rindex((0x30000).to_bytes(4, "little"), index, index + 4 + 50 + 16)
+    data[entry + 16 : entry + 20] = second.to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("second", [0, 0x10001, 0x10002])
+def test_previews_and_maps_behind_a_photo_are_no_second_picture(second: int) -> None:
+    assert picture(multi_picture(second)).format == "MPO"
+
+
+@pytest.mark.parametrize("second", [0x20001, 0x20002, 0x20003])
+def test_panoramas_and_stereo_pairs_are_several_pictures(second: int) -> None:
+    assert reason(multi_picture(second)) == "animated"
+
+
+def test_reduced_copies_in_a_tiff_are_no_second_picture(shared_data: Path) -> None:
+    """Pillow counts five frames in it: a page and its overviews."""
+    file = shared_data / "broken_images" / "tiff_strip_planar_raw_with_overviews.tif"
+    assert picture(file.read_bytes()).pixels.shape == (374, 278, 3)
+
+
+def test_an_icon_is_its_largest_picture() -> None:
+    icon = encoded(Image.fromarray(noise(64, 64)), "ICO", sizes=[(16, 16), (32, 32), (64, 64)])
+    assert picture(icon).pixels.shape == (64, 64, 3)
+
+
+def test_shape_has_bounds() -> None:
+    limits = Limits(16, 1_000_000, 1_000_000, max_aspect=2.5)
+    assert picture(encoded(Image.new("L", (50, 20))), limits).width == 50
+    assert reason(encoded(Image.new("L", (51, 20))), limits) == "bad_aspect"
+    assert reason(encoded(Image.new("L", (20, 51))), limits) == "bad_aspect"
 
 
 def test_reasons() -> None:
@@ -100,7 +144,7 @@ def test_nothing_is_run_by_a_picture() -> None:
     assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n") == "undecodable"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "BMP"])
 def test_no_cut_is_taken_for_a_picture(kind: str) -> None:
     """Only a cut behind the last pixel may pass, and then every pixel is right."""
     data = encoded(Image.fromarray(noise()).convert("L").convert("RGB"), kind)
@@ -120,16 +164,66 @@ def test_random_damage_never_raises() -> None:
             decode(bytes(data), LIMITS)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "GIF", "AVIF", "JPEG2000"])
+def test_the_end_of_a_file_is_seen(kind: str) -> None:
+    """Without its last two bytes a file is cut, with others behind it it is not; a preview's end is not the file's."""
+    data = encoded(Image.fromarray(noise()), kind)
+    assert ends_whole(data, kind)
+    assert ends_whole(data + b"\r\n", kind)
+    assert not ends_whole(data[:-1] if kind == "GIF" else data[:-2], kind)
+    assert not ends_whole(b"", kind)
+
+
+def with_preview(data: bytes) -> bytes:
+    """A JPEG whose EXIF block holds a small JPEG."""
+    preview = encoded(Image.fromarray(noise()).resize((16, 12)), "JPEG")
+    block = b"Exif\0\0" + preview
+    return data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_preview_does_not_hide_a_cut(progressive: bool) -> None:
+    data = with_preview(encoded(Image.fromarray(noise(100, 100)), "JPEG", progressive=progressive))
+    assert picture(data).width == 100
+    for length in (len(data) - 2, len(data) * 3 // 4, len(data) // 2):
+        assert reason(data[:length]) == "truncated"
+
+
+def test_a_reduced_decode_still_sees_the_whole_stream() -> None:
+    smooth = Image.fromarray(noise(20, 30)).resize((600, 400))
+    enough = Enough(longer_px=60, shorter_px=40)
+    for options in ({}, {"progressive": True}):
+        data = encoded(smooth, "JPEG", **options)
+        whole = decode_image(data, LIMITS, enough)
+        assert isinstance(whole, Decoded)
+        assert (whole.image.size, whole.width, whole.height) == ((75, 50), 600, 400)
+        cut = decode_image(data[: len(data) * 2 // 3] + b"\xff\xd9", LIMITS, None)
+        assert decode_image(data[: len(data) * 2 // 3], LIMITS, enough) == decode_image(data[: len(data) * 2 // 3], LIMITS)
+        assert isinstance(cut, Decoded | Unusable)
+
+
+# Pillow shows all of its pixels, but the file ends inside a chunk's header: it was cut.
+CUT_BEHIND_THE_PIXELS = {"truncated_end_chunk.png"}
+# Pillow counts their frames, but they hold one picture: overviews of a page, a depth map behind a photo.
+ONE_PICTURE = {"tiff_strip_planar_raw_with_overviews.tif", "frame_size.mpo"}
+
+
 def test_pillows_own_broken_pictures(shared_data: Path) -> None:
-    """`outcomes.jsonl` says what Pillow 13 did with each: what it cannot open is refused, what it loads and is large enough is taken."""
+    """`outcomes.jsonl` says what Pillow 13 did with each: what it cannot load is refused; what it loads, is large enough and single is taken."""
     folder = shared_data / "broken_images"
     limits = Limits(16, 100_000_000, 100_000_000)
     for line in (folder / "outcomes.jsonl").read_text().splitlines():
         record = json.loads(line)
-        pillow = record["pillow"]
-        decoded = decode((folder / record["file"]).read_bytes(), limits)
+        name, pillow = record["file"], record["pillow"]
+        decoded = decode((folder / name).read_bytes(), limits)
         usable = pillow.get("load") == "ok" and pillow.get("rgb") == "ok" and min(pillow["size"]) >= 16
-        assert isinstance(decoded, Picture) == usable, (record["file"], decoded)
+        several = usable and pillow["frames"] > 1 and name not in ONE_PICTURE
+        taken = usable and not several and name not in CUT_BEHIND_THE_PIXELS
+        assert isinstance(decoded, Picture) == taken, (name, decoded)
+        if several:
+            assert decoded.reason == "animated", (name, decoded)
+        elif usable and not taken:
+            assert decoded.reason == "truncated", (name, decoded)
 
 
 def test_centre_square() -> None:
