@@ -13,23 +13,22 @@ BARE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers that stand without a length: T
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 EXTENSION, PICTURE, TRAILER = 0x21, 0x2C, 0x3B  # of GIF
 PNG_SIGNATURE = 8
-PIXEL_BOXES = {b"mdat", b"jp2c"}
-# What files begin with, at which place.
-BEGINNINGS = [
+PIXEL_BOXES = {b"mdat", b"jp2c"}  # of AVIF, of JPEG 2000
+MAGIC = [
     (b"\xff\xd8", 0, "JPEG"),
     (b"\x89PNG\r\n\x1a\n", 0, "PNG"),
-    (b"GIF8", 0, "GIF"),
+    (b"GIF87a", 0, "GIF"),
+    (b"GIF89a", 0, "GIF"),
     (b"WEBP", 8, "WEBP"),
     (b"ftyp", 4, "AVIF"),
     (b"jP  ", 4, "JPEG2000"),
-    (b"\xff\x4f\xff\x51", 0, "JPEG2000"),
 ]
 
 
 def whole(data: bytes) -> bool:
-    """Whether a file of any kind came whole, as far as its kind has an end: True of what is no picture."""
-    kind = next((kind for mark, place, kind in BEGINNINGS if data.startswith(mark, place)), "")
-    return ends_whole(data, kind)
+    """Whether a file of unknown kind reaches its end; True of what is no picture, or of a kind that has no end mark."""
+    format = next((name for magic, place, name in MAGIC if data[place : place + len(magic)] == magic), "")
+    return ends_whole(data, format)
 
 
 def ends_whole(data: bytes, format: str) -> bool:
@@ -94,18 +93,18 @@ def _webp(data: bytes) -> bool:
 
 
 def _boxes(data: bytes) -> bool:
-    """ISO boxes (AVIF, JPEG 2000) end to end, the pixels in one of them; a size of 0 means up to the end, 1 that 64 bits follow."""
-    place, pixels = 0, b"idat" in data
+    """ISO boxes (AVIF, JP2): one of pixels, and the last one that begins ends inside; one of length 0 reaches to the end of the file."""
+    place, pixels = 0, b"idat" in data  # pixels inside the box of metadata
     while place + 8 <= len(data):
-        size = int.from_bytes(data[place : place + 4], "big")
+        length = int.from_bytes(data[place : place + 4], "big")
         pixels = pixels or data[place + 4 : place + 8] in PIXEL_BOXES
-        if size == 1:
-            size = int.from_bytes(data[place + 8 : place + 16], "big")
-        if size == 0:
+        if length == 1:
+            length = int.from_bytes(data[place + 8 : place + 16], "big")
+        if length == 0:
             return pixels
-        if size < 8:
-            break  # trailing bytes, not boxes
-        place += size
+        if length < 8:  # bytes behind the end
+            break
+        place += length
     return pixels and place <= len(data)
 
 

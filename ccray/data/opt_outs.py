@@ -43,7 +43,7 @@ MAGIC = [
 ]
 MINING_USES = ("ai_generative_training", "ai_training", "data_mining")
 MINING_LABEL = re.compile(r"^(c2pa|cawg)\.training-mining")
-MINING_BYTES = re.compile(rb"(?:ai_generative_training|ai_training|data_mining)[^a-z]{1,8}use[^a-z]{1,8}(notAllowed|constrained)")
+MINING_BYTES = re.compile(rb"(?:ai_generative_training|ai_training|data_mining).{1,8}?use.{1,8}?(notAllowed|constrained)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -206,8 +206,9 @@ def _unpacked(data: bytes) -> Iterator[bytes]:
             chunk = data[place + 8 : place + 8 + size]
             text = _inflated(chunk)
             yield text
-            if chunk.startswith(b"Raw"):
-                yield bytes.fromhex(re.sub(rb"[^0-9a-f]", b"", text.partition(b"\n")[2]).decode()[: 2 * XMP_BYTES & ~1])
+            if chunk.startswith(b"Raw"):  # lines of hexadecimal digits after two lines that tell kind and length
+                digits = re.sub(rb"[^0-9a-f]", b"", text.split(b"\n", 3)[-1])
+                yield bytes.fromhex(digits[: len(digits) & ~1].decode())
         place += 12 + size
 
 
