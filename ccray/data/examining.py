@@ -193,7 +193,7 @@ def _settings(config: CatalogConfig) -> Settings:
     side = None if config.store == "original" else int(config.store.rpartition(":")[2])
     # The kernel ends a child with the thread that started it: only the main thread lives as long as the process.
     parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
-    return Settings(limits_of(config), side, config.max_decode_seconds, parent)
+    return Settings(limits_of(config), side, [*config.download.opt_outs], config.max_decode_seconds, parent)
 
 
 def _environment() -> dict[str, str]:

@@ -1,31 +1,36 @@
 """Fetching: from a listed row to its bytes and what they are, or to the reason why there are none.
 
-A worker of the catalog stage. It downloads, reads or draws, then decodes each picture once to know that it can be used; the bytes
-themselves are kept as received.
+A worker of the catalog stage. It downloads, reads or draws; each file is then examined once in a process of its own (`examining.py`) while
+the next ones come in.
 """
 
 import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ccray import licenses, schema
+from ccray import schema
 from ccray.config import CatalogConfig
 from ccray.data.downloading import Downloader, Received
-from ccray.data.images import Unusable, decode, limits_of
+from ccray.data.examining import Examiner
+from ccray.data.images import Unusable
+from ccray.data.pixels import as_objects
+from ccray.data.policy import refused
 from ccray.data.sources.listed import located_file
 from ccray.interfaces import Batch, Failed
 from ccray.schema import Reject
 from ccray.shapes.world import draw, png_bytes, train_scene
 from ccray.storage import Root
+
+Row = dict[str, Any]  # columns of `schema.IMAGES`; what is left out is null
 
 
 class FetchImages:
@@ -36,48 +41,51 @@ class FetchImages:
         self._config = config
         self._base = base
         self._image_column = image_column
-        self._limits = limits_of(config)
-        self._downloader: Downloader | None = None  # has a thread: made where the work is
+        self._examiner = Examiner(config)
+        self._downloader = Downloader(config.download, config.max_bytes)
 
     def __call__(self, batch: Batch) -> Batch:
-        received = self._received(batch["locator"], batch["license_text"])
-        rows = [self._row(data) for data in received]
-        columns = {name: np.array([row.get(name) for row in rows], dtype=object) for name in schema.IMAGES.names}
+        refusals = [self._refusal(locator, text) for locator, text in zip(batch["locator"], batch["license_text"], strict=True)]
+        wanted = {locator for locator, refusal in zip(batch["locator"], refusals, strict=True) if refusal is None}
+        found = dict(self._fetched(sorted(wanted)))
+        rows = [found[locator] if refusal is None else refusal for locator, refusal in zip(batch["locator"], refusals, strict=True)]
+        columns = {name: as_objects([row.get(name) for row in rows]) for name in schema.IMAGES.names}
         return columns | {"row_id": batch["row_id"], "shard": batch["shard"]}
 
-    def _received(self, locators: Iterable[str], statements: Iterable[str | None]) -> list[bytes | Unusable]:
-        """Bytes as received, or why there are none; what the policy refuses is not even asked for."""
-        refused = [_nothing(locator) or self._refusal(statement) for locator, statement in zip(locators, statements, strict=True)]
-        found: dict[str, bytes | Unusable] = {}
-        wanted = sorted({locator for locator, refusal in zip(locators, refused, strict=True) if refusal is None})
-        urls = [locator for locator in wanted if locator.startswith("url:")]
-        if urls:
-            found.update(self._downloaded(urls))
-        found.update(self._embedded([locator for locator in wanted if locator.startswith("row:")]))
-        for locator in wanted:
-            if locator not in found:
-                found[locator] = self._at_hand(locator)
-        return [refusal or found[locator] for locator, refusal in zip(locators, refused, strict=True)]
+    def _refusal(self, locator: str, statement: str | None) -> Row | None:
+        """What is not even asked for: a row that names nothing, or what the policy refuses."""
+        unusable = _nothing(locator) or refused(statement, self._config)
+        return None if unusable is None else _row_of(unusable)
 
-    def _refusal(self, statement: str | None) -> Unusable | None:
-        if statement is None:
-            return Unusable(Reject.LICENSE_MISSING, "the source states no licence, and none was declared (--license)")
-        license = licenses.parse(statement)
-        reason = licenses.refusal(license, self._config.policy)
-        return None if reason is None else Unusable(Reject(reason), f"{license.spdx or license.reason} under policy {self._config.policy}")
+    def _fetched(self, locators: list[str]) -> Iterator[tuple[str, Row]]:
+        """Each locator's row, as they come."""
+        by_scheme = {scheme: list(some) for scheme, some in groupby(locators, key=lambda locator: locator.partition(":")[0])}
+        for url, received in self._downloader.fetch([locator.removeprefix("url:") for locator in by_scheme.get("url", ())]):
+            yield f"url:{url}", self._examined(received)
+        for locator, cell in self._embedded(by_scheme.get("row", [])):
+            yield locator, self._examined(cell)
+        for locator in by_scheme.get("file", ()):
+            yield locator, self._examined(self._file(located_file(locator)))
+        for locator in by_scheme.get("scene", ()):
+            yield locator, self._drawn(locator)
 
-    def _downloaded(self, locators: list[str]) -> dict[str, bytes | Unusable]:
-        if self._downloader is None:
-            self._downloader = Downloader(self._config.download, self._config.max_bytes)
-        outcomes = self._downloader.fetch([locator.removeprefix("url:") for locator in locators])
-        return {f"url:{url}": outcome.data if isinstance(outcome, Received) else outcome for url, outcome in outcomes}
+    def _examined(self, received: Received | bytes | Unusable) -> Row:
+        if isinstance(received, Unusable):
+            return _row_of(received)
+        data, seen = (received.data, received.opt_out) if isinstance(received, Received) else (received, None)
+        examined = self._examiner.examine(data)
+        if isinstance(examined, Unusable):
+            return _row_of(examined)
+        identity = {"key": schema.key_of(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return identity | vars(examined) | {"opt_out": seen or examined.opt_out}
 
-    def _at_hand(self, locator: str) -> bytes | Unusable:
-        scheme, _, rest = locator.partition(":")
-        if scheme == "scene":
-            seed, index = map(int, rest.split("/"))
-            return png_bytes(draw(train_scene(seed, index), self._config.shapes.size_px))
-        return self._file(located_file(locator))
+    def _drawn(self, locator: str) -> Row:
+        """A scene of our own drawing is known to be whole, and has no hash: scenes are alike on purpose."""
+        seed, index = map(int, locator.removeprefix("scene:").split("/"))
+        side = self._config.shapes.size_px
+        data = png_bytes(draw(train_scene(seed, index), side))
+        identity = {"key": schema.key_of(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return identity | {"image": data, "format": "PNG", "width": side, "height": side}
 
     def _file(self, path: str) -> bytes | Unusable:
         base = self._base
@@ -90,16 +98,14 @@ class FetchImages:
             raise Failed(f"the source folder {base.uri} is gone: bring it back and run the same command again")
         return outcome
 
-    def _embedded(self, locators: list[str]) -> dict[str, bytes | Unusable]:
-        """Images that lie in a Parquet file's rows: each row group is read once."""
-        if not locators:
-            return {}
-        assert self._base is not None
-        assert self._image_column is not None
-        name = locators[0].removeprefix("row:").rpartition("#")[0]
-        numbers = sorted(int(locator.rpartition("#")[2]) for locator in locators)
-        values = read_cells(self._base, name, self._image_column, numbers)
-        return {f"row:{name}#{number}": self._cell(value) for number, value in zip(numbers, values, strict=True)}
+    def _embedded(self, locators: list[str]) -> Iterator[tuple[str, bytes | Unusable]]:
+        """Images that lie in Parquet files' rows: each row group is read once."""
+        for name, some in groupby(sorted(locators), key=lambda locator: locator.removeprefix("row:").rpartition("#")[0]):
+            assert self._base is not None
+            assert self._image_column is not None
+            numbers = sorted(int(locator.rpartition("#")[2]) for locator in some)
+            for number, value in zip(numbers, read_cells(self._base, name, self._image_column, numbers), strict=True):
+                yield f"row:{name}#{number}", self._cell(value)
 
     def _cell(self, value: Any) -> bytes | Unusable:
         if isinstance(value, dict):
@@ -108,21 +114,6 @@ class FetchImages:
                 return self._file(path)
             value = data
         return Unusable(Reject.NO_IMAGE, "the row's image is empty") if value is None else bytes(value)
-
-    def _row(self, received: bytes | Unusable) -> dict[str, Any]:
-        if isinstance(received, Unusable):
-            return {"reason": received.reason, "detail": received.detail}
-        picture = decode(received, self._limits)
-        if isinstance(picture, Unusable):
-            return {"reason": picture.reason, "detail": picture.detail}
-        return {
-            "key": schema.key_of(received),
-            "sha256": hashlib.sha256(received).hexdigest(),
-            "image": received,
-            "format": picture.format,
-            "width": picture.width,
-            "height": picture.height,
-        }
 
 
 def _nothing(locator: str) -> Unusable | None:
@@ -177,3 +168,7 @@ def read_cells(base: Root, name: str, column: str, numbers: list[int]) -> list[A
                 values += file.read_row_group(group, columns=[column]).column(0).take(pa.array(here)).to_pylist()
             start = end
     return values
+
+
+def _row_of(unusable: Unusable) -> Row:
+    return {"reason": unusable.reason, "detail": unusable.detail}

@@ -16,11 +16,12 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protego import Protego
 
-from ccray.config import OptOut
+if TYPE_CHECKING:  # the decoding process, which asks `in_file`, does without the settings
+    from ccray.config import OptOut
 
 X_ROBOTS_WORDS = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}  # none = noindex, nofollow
 X_ROBOTS_KEYS = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}  # take a value after a colon: no agents
@@ -50,7 +51,7 @@ MINING_BYTES = re.compile(rb"(?:ai_generative_training|ai_training|data_mining).
 class Found:
     """A signal and the words that it was read from."""
 
-    signal: OptOut
+    signal: "OptOut"
     evidence: str
 
     def __str__(self) -> str:
@@ -175,7 +176,7 @@ def _usage_lines(robots: str, agent: str) -> list[PathRule]:
     return groups.get(agent) or groups["*"]
 
 
-def in_file(data: bytes, signals: Collection[OptOut]) -> str | None:
+def in_file(data: bytes, signals: "Collection[OptOut]") -> str | None:
     """The opt-out that a picture file itself carries, as `<signal>: <evidence>`. No network, never raises, bounded by the file's size."""
     if "iptc" in signals:
         prohibited = next(filter(None, map(DATA_MINING.search, _packets(data))), None)

@@ -15,14 +15,18 @@ import resource
 import signal
 import struct
 import sys
-from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import AvifImagePlugin, Image
 
 from ccray.data.hashing import SIDE_PX, phash, thumbnail
 from ccray.data.images import Decoded, Enough, Limits, Unusable, decode_image
+from ccray.data.opt_outs import in_file
 from ccray.rejects import Reject
+
+if TYPE_CHECKING:
+    from ccray.config import OptOut
 
 REQUEST = struct.Struct(">Q")
 ANSWER = struct.Struct(">QQ")
@@ -37,6 +41,7 @@ HASH_ENOUGH_PX = 8 * SIDE_PX  # shorter side that suffices for the hash: at most
 # The largest way from a file to pixels holds five copies of four bytes a pixel (decoder, picture, profile, alpha, over white).
 BYTES_PER_PIXEL = 20
 BASE_BYTES = 512 * 2**20  # the interpreter, its libraries and small tables
+IN_FILES: "set[OptOut]" = {"content-credentials", "iptc"}
 LATE_SECONDS = 2.0  # after its time, the process ends itself, should nobody else
 PR_SET_PDEATHSIG = 1
 
@@ -47,6 +52,7 @@ class Settings:
 
     limits: Limits
     max_side_px: int | None  # None: the bytes are stored as received
+    opt_outs: list["OptOut"]  # signals inside a file that are honoured
     max_seconds: float
     parent_pid: int  # the process dies with it; 0: it reads the end of its input instead
 
@@ -142,14 +148,24 @@ def serve(requests: BinaryIO, answers: BinaryIO, settings: Settings) -> None:
 
 def _answer(data: bytes, settings: Settings) -> tuple[bytes, bytes]:
     try:
-        examined = examine(data, settings.limits, settings.max_side_px)
+        examined = _permitted(examine(data, settings.limits, settings.max_side_px), data, settings.opt_outs)
     except MemoryError:
         examined = Unusable(Reject.UNDECODABLE, "needs more memory than a decoder is given")
     if isinstance(examined, Unusable):
         return json.dumps({"reason": examined.reason, "detail": examined.detail}).encode(), b""
     stored = b"" if examined.image is data else examined.image
-    seen = {"format": examined.format, "width": examined.width, "height": examined.height, "phash": examined.phash}
+    seen = {"format": examined.format, "width": examined.width, "height": examined.height, "phash": examined.phash, "opt_out": examined.opt_out}
     return json.dumps(seen).encode(), stored
+
+
+def _permitted(examined: Examined | Unusable, data: bytes, honoured: list["OptOut"]) -> Examined | Unusable:
+    """What the file itself says of training: a reason where it is honoured, on record where it is not."""
+    if isinstance(examined, Unusable):
+        return examined
+    refusal = in_file(data, honoured)
+    if refusal is not None:
+        return Unusable(Reject.OPTED_OUT, refusal)
+    return replace(examined, opt_out=in_file(data, IN_FILES - set(honoured)))
 
 
 def main() -> None:
