@@ -247,7 +247,7 @@ _SPELT = {
     "devnations": ("developing nations(?: license)?",),
     "pdm": ("public[ -]?domain[ -]?mark", "pd[ -]mark", "パブリック・ドメイン・マーク"),
     "pd": ("public[ -]?domain", "パブリック・ドメイン"),
-    "cc0": ("cc[ _-]?(?:0|zero)",),
+    "cc0": ("cc[ _-]{0,3}(?:0|zero)",),
     "unported": ("non[ -]transposé", "não adaptada"),
 }
 SPELT = tuple((re.compile(rf"(?<![^\W_])(?:{'|'.join(spellings)})(?![^\W_])"), f" {word} ") for word, spellings in _SPELT.items())

@@ -62,9 +62,9 @@ class Reading:
 
 def read(text: str) -> Reading:
     """Every licence that `text` names. Never raises; time grows linearly with the text, which is bounded."""
-    if len(text) > CHARACTERS_AT_MOST:
-        return Reading(faults=[f"a text of {len(text):,} characters, expected at most {CHARACTERS_AT_MOST:,}"])
-    plain = normal(text)
+    plain = normal(text) if len(text) <= CHARACTERS_AT_MOST else text
+    if len(plain) > CHARACTERS_AT_MOST:  # one ligature can be eighteen letters
+        return Reading(faults=[f"longer than {CHARACTERS_AT_MOST:,} characters"])
     reading = Reading()
     reading.rest = _read_addresses(plain, reading)
     _read_names(reading.rest.strip(), reading)
@@ -183,6 +183,8 @@ def _closed_up(plain: str) -> Reading | None:
 
 _WORD = re.compile(r"cc0(?![^\W_])|\d+(?:\.\d+)*|[^\W\d_]+\+?|\S")
 _TAG = re.compile(r"</?[a-z][a-z0-9]{0,10} ?/?>")
+# A hyphen that joins nothing, empty brackets: "by- 4.0" has lost a part of its name.
+_GAP = re.compile(r"[-_/]{2}|(?<=[^\W_])[-_/](?![^\W_])|(?<![^\W_])(?<!^)[-_/](?=[^\W_])|\( ?\)|, ?,")
 _DASHED_VERSION = re.compile(r"(?<=[ _-])([1-4])[_-]([015])(?![\d.])")  # cc_by_4_0, cc-by-4-0
 
 
@@ -199,8 +201,10 @@ class _Name:
 
 def _read_names(text: str, reading: Reading) -> None:
     """Adds the licences that the words name."""
+    if _GAP.search(text):
+        reading.words.append("-")
     whole = " ".join(re.sub(r"[^\w+]|_", " ", text).split())
-    if whole in WHOLE_TEXTS:
+    if whole in WHOLE_TEXTS and not reading.words:
         reading.mentions.append(Mention(WHOLE_TEXTS[whole], "catalog name"))
     elif text in FLICKR and text.isascii():
         deed = FLICKR[text]

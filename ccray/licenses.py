@@ -5,6 +5,7 @@ Of two possible readings the stricter one is taken, or none, and ND never allows
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from ccray.license_names import (
@@ -23,7 +24,7 @@ from ccray.license_names import (
     Bucket,
     Deed,
 )
-from ccray.license_texts import Mention, Reading, read
+from ccray.license_texts import CHARACTERS_AT_MOST, Mention, Reading, read
 
 __all__ = ["FAMILIES", "POLICIES", "Bucket", "License", "Policy", "parse", "refusal"]
 
@@ -75,6 +76,11 @@ def parse(text: str) -> License:
     Never raises: what is not recognised, or names several licences of which none is the strictest in everything, comes back with `spdx=None`,
     bucket `none` and the reason. A licence without its version is not usable either: attribution must name the exact one.
     """
+    return _parse(text[: CHARACTERS_AT_MOST + 1])
+
+
+@lru_cache(maxsize=4096)  # a catalog of millions repeats a few statements
+def _parse(text: str) -> License:
     if not text.strip():
         return License(None, reason="empty licence statement")
     reading = read(text)
