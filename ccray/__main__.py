@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,10 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    arguments, words = _parser().parse_known_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        if arguments.command == "license":
-            return _license([*arguments.text, *words])
+        if argv[:1] == ["license"] and argv[1:] not in (["-h"], ["--help"]):  # a licence text may begin with "-"
+            return _license(argv[2:] if argv[1:2] == ["--"] else argv[1:])
+        arguments, words = _parser().parse_known_args(argv)
         unknown = [word for word in words if word.startswith("-")]
         if unknown:
             raise Refused(f"unknown option {unknown[0]}: see `ccray {arguments.command} --help`")
@@ -236,9 +237,11 @@ def summary(manifest: Manifest) -> str:
 
 
 def _license(texts: list[str]) -> int:
-    lines: Iterable[str] = texts or (line.rstrip("\r\n") for line in sys.stdin)
-    for text in lines:
-        print(json.dumps({"input": text} | asdict(licenses.parse(text)), ensure_ascii=False), flush=True)
+    """One JSON object for each text, in ASCII: whatever the text holds, it is one line for every reader."""
+    lines = (text.encode("utf-8", "surrogateescape") for text in texts) if texts else (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    for line in lines:
+        text = line.decode("utf-8", "replace")
+        print(json.dumps({"input": text} | asdict(licenses.parse(text))), flush=True)
     return 0
 
 

@@ -22,6 +22,8 @@ FLOORS = [
     {"config"},
     {"schema", "interfaces"},
     {"licenses", "rejects"},
+    {"license_texts"},
+    {"license_names"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 MAY_IMPORT_RAY = {"stages", "sharded"}

@@ -129,7 +129,7 @@ def _write_catalog(root: Root, shard: int, rows: pa.Table, config: CatalogConfig
     keys = rows.column("key").to_pylist()
     splits = [split_of(key, config) for key in keys]
     computed = {
-        "license": [license.spdx for license in found],
+        "license": [license.id for license in found],
         "license_url": [license.url for license in found],
         "commercial": [license.commercial for license in found],
         "derivatives": [license.derivatives for license in found],
@@ -142,7 +142,7 @@ def _write_catalog(root: Root, shard: int, rows: pa.Table, config: CatalogConfig
     arrays = [pa.array(computed[each.name], each.type) if each.name in computed else rows.column(each.name) for each in schema.CATALOG]
     table = pa.Table.from_arrays(arrays, schema=schema.CATALOG)
     index.shards[shard_name(shard)] = seal(root, CATALOG, shard, table, schema.CATALOG, "key")
-    index.licenses.update(license.spdx or "" for license in found)
+    index.licenses.update(license.id or "" for license in found)
     index.splits.update(splits)
 
 

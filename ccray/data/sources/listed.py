@@ -110,6 +110,8 @@ def declared_license(text: str | None) -> str | None:
     Raises:
         Refused: when it is not a licence that we know.
     """
-    if text is not None and licenses.parse(text).spdx is None:
-        raise Refused(f"catalog.license {text!r} is not a licence that we know: expected an SPDX id such as CC-BY-4.0 or CC0-1.0, or a deed URL")
+    if text is not None and licenses.parse(text).bucket == "none":
+        raise Refused(
+            f"catalog.license {text!r} is not a licence that we know: {licenses.parse(text).reason}; expected an SPDX id such as CC-BY-4.0 or CC0-1.0, or a deed URL"
+        )
     return text

@@ -86,10 +86,10 @@ def text_of(value: Any) -> str | None:
 
 def _license(stated: str | None, version: str | None) -> str | None:
     """The licence's words, joined with the version where only both together name a licence (`by` and `2.0`)."""
-    if stated is None or version is None or licenses.parse(stated).spdx is not None:
+    if stated is None or version is None or licenses.parse(stated).id is not None:
         return stated
-    readings = (f"{stated} {version}", f"cc-{stated}-{version}")
-    return next((reading for reading in readings if licenses.parse(reading).spdx is not None), f"{stated} {version}")
+    reading = f"cc-{stated}-{version}" if stated[:2].lower() == "by" else f"{stated} {version}"
+    return reading if licenses.parse(reading).id is not None else f"{stated} {version}"
 
 
 def _time(value: Any) -> datetime | None:
