@@ -5,6 +5,7 @@ Locators, all relative to the source's own folder:
     file:PATH          a file; percent-encoded where its name is not plain text
     url:URL            to download
     row:FILE#N         the image column of row N of a Parquet file
+    bytes:FILE#N+M     M bytes from byte N of a file, such as a member of a tar; FILE is percent-encoded
     scene:SEED/INDEX   drawn, not fetched
     none:REASON:TEXT   listed, but there is nothing to fetch
 """
@@ -92,16 +93,15 @@ def nothing(reason: Reject, detail: str) -> str:
     return f"none:{reason}:{detail}"
 
 
-def folder_root(path: str, what: str) -> Root:
-    """Where a source lies.
+def bytes_locator(path: str, offset: int, length: int) -> str:
+    return f"bytes:{quote_from_bytes(os.fsencode(path), safe='/')}#{offset}+{length}"
 
-    Raises:
-        Refused: when it is neither a path nor on S3.
-    """
-    try:
-        return Root(path)
-    except Refused:
-        raise Refused(f"{what} cannot be read: expected a path or s3://bucket/prefix") from None
+
+def located_bytes(locator: str) -> tuple[str, int, int]:
+    """The path, offset and length that `bytes_locator` made a locator of."""
+    path, _, span = locator.removeprefix("bytes:").rpartition("#")
+    offset, _, length = span.partition("+")
+    return os.fsdecode(unquote_to_bytes(path)), int(offset), int(length)
 
 
 def declared_license(text: str | None) -> str | None:
