@@ -70,11 +70,10 @@ class Columns:
         private: dict[str, dict[str, Any]] = {}
         for kind, column in self.private:
             private.setdefault(kind, {})[column] = row.get(column)
-        named = "+".join(column for column in (self.license, self.license_version) if column is not None)
         return Said(
             locator,
             id=value("id"),
-            license=((named, versioned(value("license"), value("license_version"))),),
+            license=(versioned(value("license"), value("license_version"), (str(self.license), str(self.license_version))),),
             private=private,
             **{field: value(field) for field in ("license_seen_at", "creator", "creator_url", "title", "alt_text", "source_url")},
         )

@@ -39,7 +39,7 @@ class Said:
 
     locator: str
     id: Any = None
-    license: Sequence[tuple[str, Any]] = ()  # field and words; the strictest statement counts
+    license: Sequence[tuple[str, Any]] = ()  # field, or `field=words` where ours differ, and words; the strictest statement counts
     license_seen_at: Any = None
     creator: Any = None
     creator_url: Any = None
@@ -92,8 +92,8 @@ def open_records(config: CatalogConfig, read: Read, accepts: Callable[[str], boo
 
 
 def is_json(name: str) -> bool:
-    """Whether a file of this name may hold JSON; bulk files of JSON lines are often called .txt."""
-    return kind_of(name) in ("json", "jsonl") or ".txt" in name.lower()
+    """Whether a file of this name holds JSON."""
+    return kind_of(name) in ("json", "jsonl")
 
 
 def listed(said: Said, here: str, config: CatalogConfig, seen_at: datetime | None) -> Listed:
@@ -146,7 +146,7 @@ def strictest(statements: Sequence[tuple[str, Any]]) -> tuple[str | None, str | 
     told = [(name, _statement(text)) for name, words in statements if (text := text_of(words)) is not None]
     if not told:
         return None, None
-    evidence = "; ".join(f"{name}={text}" for name, text in told)
+    evidence = "; ".join(name if "=" in name else f"{name}={text}" for name, text in told)
     return max((text for _, text in told), key=_strictness), evidence
 
 
@@ -164,13 +164,14 @@ def _strictness(text: str) -> int:
     return sum(weight for weight, flag in zip((8, 4, 2, 1), flags, strict=True) if flag)
 
 
-def versioned(code: Any, version: Any) -> str | None:
-    """A licence told in two fields: `by` and `2.0`."""
+def versioned(code: Any, version: Any, fields: tuple[str, str]) -> tuple[str, str | None]:
+    """A licence told in two fields, `by` and `2.0`, as one statement."""
     stated, number = text_of(code), text_of(version)
     if stated is None or number is None or _strictness(stated) >= 0:
-        return stated
+        return fields[0], stated
     readings = (f"{stated} {number}", f"cc-{stated}-{number}")
-    return next((reading for reading in readings if _strictness(reading) >= 0), f"{stated} {number}")
+    reading = next((reading for reading in readings if _strictness(reading) >= 0), readings[0])
+    return f"{fields[0]}={stated}; {fields[1]}={number}", reading
 
 
 def text_of(value: Any) -> str | None:

@@ -129,7 +129,7 @@ def open_table(base: Root, name: str, records: Records | None = None, layouts: L
         columns, binary = _names(base, name, kind, records, layouts)
     except (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeError) as error:
         raise Refused(f"{place} cannot be read as {kind.upper()}: {' '.join(str(error).split())[:300]}") from None
-    if not columns:
+    if not columns and records is None:
         raise Refused(f"{place} has no columns: expected a header or rows that name an image and its licence")
     repeated = {column for column in columns if columns.count(column) > 1}
     if repeated:
@@ -188,10 +188,14 @@ def _document(place: str, text: str, records: Records | None) -> Iterator[Row | 
     if len(text) >= MAX_JSON:
         raise Refused(f"{place} is one JSON document of more than {MAX_JSON >> 20} MB: expected one object a line (JSONL)")
     document = _loaded(text)
-    if isinstance(document, Malformed):  # perhaps lines, some of them broken
-        yield from _lines(((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()), records)
-    else:
+    if not isinstance(document, Malformed):
         yield from _found(document, records or table_records, "the document")
+        return
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if any(isinstance(_loaded(line), dict | list) for _, line in lines):  # JSONL by another name, some lines broken
+        yield from _lines(lines, records)
+    else:
+        yield document
 
 
 def _lines(lines: Iterable[tuple[int, str]], records: Records | None) -> Iterator[Row | Malformed]:

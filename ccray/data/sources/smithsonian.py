@@ -64,4 +64,4 @@ def open_source(config: CatalogConfig) -> RecordSource:
     """Raises:
     Refused: when nothing is there.
     """
-    return open_records(config, read, is_json, records=records_like(is_record))
+    return open_records(config, read, lambda name: is_json(name) or ".txt" in name.lower(), records=records_like(is_record))
