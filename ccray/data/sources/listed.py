@@ -12,7 +12,7 @@ Locators, all relative to the source's own folder:
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -59,9 +59,10 @@ class Listed:
 
     def texts(self) -> dict[str, Any]:
         """All but `own_id`, as columns of `schema.LISTING`, cleaned."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("own_id", "captions")}
-        texts = {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
-        return texts | {"captions": [{**vars(one), "text": clean(one.text)} for one in self.captions] or None}
+        texts = {name: clean(value) if isinstance(value, str) else value for name, value in vars(self).items()}
+        del texts["own_id"]
+        texts["captions"] = [{**vars(one), "text": clean(one.text)} for one in self.captions] or None
+        return texts
 
 
 class Source(Protocol):
@@ -76,7 +77,7 @@ class Source(Protocol):
 
 def clean(text: str) -> str:
     """Text that Parquet can hold: lone surrogates, as in file names that are not UTF-8, become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def file_locator(path: str) -> str:

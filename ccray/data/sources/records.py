@@ -27,6 +27,7 @@ MAX_LICENSE = 2_000  # a longer statement is not cut, since its end may forbid w
 MAX_REFERENCE = 1_000
 MAX_PRIVATE = 100_000
 HOST = re.compile(r"^[a-z0-9-]+(\.[a-z0-9-]+)+(:\d+)?(/|$)", re.IGNORECASE)
+BREAK = re.compile(r"[^\S ]")  # blanks that no address has, but for the space
 PHOTO = re.compile(r"(?:/|[?&]id=)(\d{6,})(?:[_/?#&]|$)")
 # Words that take a permission back, in statements that name no licence.
 FORBIDS = re.compile(r"all rights reserved|fair use|non-?free|non-?commercial|no ?-?deriv", re.IGNORECASE)
@@ -176,6 +177,8 @@ def versioned(code: Any, version: Any, fields: tuple[str, str]) -> tuple[str, st
 
 def text_of(value: Any) -> str | None:
     """A cell as text; of a list its first entry; None for what is empty or holds no text."""
+    if isinstance(value, str):
+        return value.strip() or None
     if isinstance(value, list):
         value = value[0] if value else None
     if value is None or isinstance(value, dict | list | bytes) or (isinstance(value, float) and not math.isfinite(value)):
@@ -205,7 +208,7 @@ def some(*values: Any) -> Any:
 def web(value: Any) -> str | None:
     """An address of the web, its scheme added where it is left out; None for anything else."""
     text = text_of(value)
-    if text is None or len(text) > MAX_URL or any(letter.isspace() for letter in text.replace(" ", "")):
+    if text is None or len(text) > MAX_URL or BREAK.search(text):
         return None
     if text.startswith("//"):
         text = "https:" + text
