@@ -30,7 +30,7 @@ from ccray.storage import Manifest, Root
 log = logging.getLogger("ccray")
 # Libraries speak when something is wrong; workers inherit this.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-SHORT = {"source": "catalog.source", "policy": "catalog.policy", "license": "catalog.license"}
+SHORT = {"source": "catalog.source", "policy": "catalog.policy", "license": "catalog.license", "limit": "catalog.limit"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,9 +73,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--recipe", metavar="NAME", help=f"one of {', '.join(recipes.RECIPES)}")
         command.add_argument("--root", metavar="URI", help="a path or s3://bucket/prefix; default runs/<recipe>")
         command.add_argument("--config", metavar="FILE", help="a YAML file of settings, read before the key.sub=value words")
-        command.add_argument("--source", metavar="S", help="short for catalog.source: shapes, folder:PATH or table:FILE")
+        command.add_argument("--source", metavar="S", help="short for catalog.source: shapes, folder:PATH, table:FILE, flickr:FILE, ...")
         command.add_argument("--policy", metavar="P", help=f"short for catalog.policy: {', '.join(licenses.POLICIES)}")
         command.add_argument("--license", metavar="L", help="short for catalog.license: the licence of a whole folder")
+        command.add_argument("--limit", metavar="N", type=int, help="short for catalog.limit: this many rows, drawn by their ids")
         if name == "show":
             command.add_argument("--origins", action="store_true", help="say where each setting comes from")
         if name == "serve":

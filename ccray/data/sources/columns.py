@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ccray.config import ColumnMap
+from ccray.data.sources.records import Said, versioned
+from ccray.data.sources.rows import Row
 from ccray.interfaces import Refused
 
 # Names are compared without case, blanks and punctuation; the first that is there wins.
@@ -27,6 +30,13 @@ COMMON: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# What tells of persons, by the words of `catalog.keep`; left out unless asked for.
+PRIVATE: dict[str, frozenset[str]] = {
+    "geolocation": frozenset({"latitude", "longitude", "lat", "lon", "lng", "long", "geolocation", "gps", "accuracy", "machinetags", "location"}),
+    "exif": frozenset({"exif", "exifdata", "capturedevice", "camera", "cameramodel"}),
+    "user_id": frozenset({"userid", "uid", "nsid", "ownerid", "ownernsid", "authorid", "creatorid", "uploaderid"}),
+}
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -43,14 +53,34 @@ class Columns:
     title: str | None = None
     alt_text: str | None = None
     source_url: str | None = None
+    private: tuple[tuple[str, str], ...] = ()  # word of `catalog.keep`, column
 
     def present(self) -> list[str]:
         """The table's columns to read, each once."""
-        return list(dict.fromkeys(name for name in vars(self).values() if name is not None))
+        named = [name for field, name in vars(self).items() if field != "private" and name is not None]
+        return list(dict.fromkeys([*named, *(column for _, column in self.private)]))
+
+    def said(self, row: Row, locator: str) -> Said:
+        """What a row says of the picture behind `locator`."""
+
+        def value(field: str) -> Any:
+            column = getattr(self, field)
+            return None if column is None else row.get(column)
+
+        private: dict[str, dict[str, Any]] = {}
+        for kind, column in self.private:
+            private.setdefault(kind, {})[column] = row.get(column)
+        return Said(
+            locator,
+            id=value("id"),
+            license=(versioned(value("license"), value("license_version"), (str(self.license), str(self.license_version))),),
+            private=private,
+            **{field: value(field) for field in ("license_seen_at", "creator", "creator_url", "title", "alt_text", "source_url")},
+        )
 
 
-def find(present: Sequence[str], mapped: ColumnMap, table: str) -> Columns:
-    """The columns that we need among those that are present.
+def find(present: Sequence[str], mapped: ColumnMap, table: str, keep: Sequence[str] = ()) -> Columns:
+    """The columns that we need among those that are present; of those that tell of persons the ones that `keep` asks for.
 
     Raises:
         Refused: when a mapped column is not there.
@@ -65,7 +95,8 @@ def find(present: Sequence[str], mapped: ColumnMap, table: str) -> Columns:
     common = {field: next((by_name[name] for name in names if name in by_name), None) for field, names in COMMON.items()}
     if "url" in given and "image" not in given:  # asked to download: a column of file names is then only a name
         common["image"] = None
-    return Columns(**(common | given))
+    private = tuple((kind, column) for kind in keep for column in present if _plain(column) in PRIVATE[kind])
+    return Columns(**(common | given), private=private)
 
 
 def require(columns: Columns, present: Sequence[str], table: str, declared: str | None) -> None:

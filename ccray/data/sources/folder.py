@@ -1,25 +1,28 @@
 """A folder as a source: `folder:PATH`, every file in it, at any depth.
 
 What is known of the files stands in a sidecar, `metadata.csv`, `.tsv`, `.jsonl` or `.parquet` in the folder itself, with a column `file` (or one
-of its usual names), `license`, and perhaps `creator`, `title` and the like. `catalog.license` declares a licence for all files of
-which the sidecar says nothing.
+of its usual names), `license`, and perhaps `creator`, `title` and the like. Where the sidecar states no licence, the file's own metadata
+may (XMP); `catalog.license` declares one for all files of which neither says anything.
 """
 
 import os
 import posixpath
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow.fs as pafs
 
 from ccray.config import CatalogConfig, ColumnMap
 from ccray.data.sources.columns import Columns, find
-from ccray.data.sources.listed import Listed, declared_license, file_locator, folder_root
-from ccray.data.sources.rows import SUFFIXES, Malformed, Row, Table, open_table
-from ccray.data.sources.table import described, text_of
+from ccray.data.sources.listed import Listed, declared_license, file_locator
+from ccray.data.sources.places import files, folder_root
+from ccray.data.sources.records import described, strictest, text_of
+from ccray.data.sources.rows import Malformed, Row, Table, open_table
+from ccray.data.sources.xmp import file_time, license_statements
 from ccray.interfaces import Refused
 from ccray.storage import Root
 
-SIDECARS = tuple(f"metadata.{suffix}" for suffix in SUFFIXES)
+SIDECARS = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 
 
 class FolderSource:
@@ -28,20 +31,20 @@ class FolderSource:
     name = "folder"
     image_column: str | None = None
 
-    def __init__(self, base: Root, sidecar: Table | None, columns: Columns, declared: str | None) -> None:
+    def __init__(self, base: Root, sidecar: Table | None, columns: Columns, config: CatalogConfig) -> None:
         self.base: Root | None = base
         self._root = base
         self._sidecar = sidecar
         self._columns = columns
-        self._declared = declared
+        self._config = config
 
     def listing(self) -> Iterator[Listed]:
         records = self._records()
         for path in files(self._root):
             if self._sidecar is None or path != self._sidecar.name:
-                yield self._listed(path, records.pop(posixpath.normpath(path), {}))
+                yield self._listed(path, records.pop(posixpath.normpath(path), {}), True)
         for path, row in sorted(records.items()):
-            yield self._listed(path, row)
+            yield self._listed(path, row, False)
 
     def _records(self) -> dict[str, Row]:
         if self._sidecar is None:
@@ -55,34 +58,21 @@ class FolderSource:
             records[posixpath.normpath(path)] = row
         return records
 
-    def _listed(self, path: str, row: Row) -> Listed:
+    def _listed(self, path: str, row: Row, there: bool) -> Listed:
+        locator = file_locator(path)
         seen_at = self._sidecar.seen_at if self._sidecar is not None else None
-        said = described(row, self._columns, self._declared, seen_at) if seen_at is not None else self._undescribed()
-        return Listed(path, path, file_locator(path), **said)
+        known = described(self._columns.said(row, locator), self._config, seen_at)
+        if there and known["license_basis"] != "source record":
+            known |= self._own_words(path)
+        return Listed(path, path, locator, **known)
 
-    def _undescribed(self) -> dict[str, str | None]:
-        return {"license_text": self._declared, "license_evidence": self._declared, "license_basis": "declared" if self._declared else None}
-
-
-def files(root: Root) -> Iterator[str]:
-    """Paths of all files below a folder, sorted by folder and name; links count as files and are not followed.
-
-    Raises:
-        Refused: when a folder below cannot be read.
-    """
-    if not root.is_local:
-        yield from root.files("")
-        return
-    base = root.path()
-    for folder, folders, names in os.walk(base, onerror=_unreadable):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = sorted(set(folders) - set(links))
-        for name in sorted(names + links):
-            yield os.path.relpath(os.path.join(folder, name), base)
-
-
-def _unreadable(error: OSError) -> None:
-    raise Refused(f"{error.filename} cannot be read: {error.strerror}")
+    def _own_words(self, path: str) -> dict[str, Any]:
+        """The licence in the file itself."""
+        text, evidence = strictest(license_statements(self._root, path))
+        if text is None:
+            return {}
+        time = file_time(self._root, path)
+        return {"license_text": text, "license_basis": "file metadata", "license_evidence": evidence, "license_seen_at": time}
 
 
 def _sidecar(base: Root) -> Table | None:
@@ -94,7 +84,7 @@ def _sidecar(base: Root) -> Table | None:
 
 def _columns(sidecar: Table, config: CatalogConfig) -> Columns:
     place = sidecar.base.path(sidecar.name)
-    columns = find(sidecar.columns, config.columns, place)
+    columns = find(sidecar.columns, config.columns, place, config.keep)
     if columns.image is None or columns.image in sidecar.binary:
         raise Refused(f"{place} has no column of file names (such as file, file_name, path): it has {', '.join(map(repr, sidecar.columns))}")
     return columns
@@ -114,8 +104,8 @@ def open_source(config: CatalogConfig) -> FolderSource:
         raise Refused(f"catalog.source {config.source!r} is not there: expected a folder of images at {base.path()}")
     if base.is_local and not os.access(base.path(), os.R_OK | os.X_OK):
         raise Refused(f"catalog.source {config.source!r} cannot be read: this user may not open {base.path()}")
-    declared = declared_license(config.license)
+    declared_license(config.license)
     sidecar = _sidecar(base)
     if sidecar is None and config.columns != ColumnMap():
         raise Refused(f"catalog.columns maps columns of a table, but {base.path()} has no sidecar ({', '.join(SIDECARS)})")
-    return FolderSource(base, sidecar, _columns(sidecar, config) if sidecar is not None else Columns(), declared)
+    return FolderSource(base, sidecar, _columns(sidecar, config) if sidecar is not None else Columns(), config)

@@ -5,13 +5,14 @@ Locators, all relative to the source's own folder:
     file:PATH          a file; percent-encoded where its name is not plain text
     url:URL            to download
     row:FILE#N         the image column of row N of a Parquet file
+    bytes:FILE#N+M     M bytes from byte N of a file, such as a member of a tar; FILE is percent-encoded
     scene:SEED/INDEX   drawn, not fetched
     none:REASON:TEXT   listed, but there is nothing to fetch
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -58,9 +59,10 @@ class Listed:
 
     def texts(self) -> dict[str, Any]:
         """All but `own_id`, as columns of `schema.LISTING`, cleaned."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("own_id", "captions")}
-        texts = {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
-        return texts | {"captions": [{**vars(one), "text": clean(one.text)} for one in self.captions] or None}
+        texts = {name: clean(value) if isinstance(value, str) else value for name, value in vars(self).items()}
+        del texts["own_id"]
+        texts["captions"] = [{**vars(one), "text": clean(one.text)} for one in self.captions] or None
+        return texts
 
 
 class Source(Protocol):
@@ -75,7 +77,7 @@ class Source(Protocol):
 
 def clean(text: str) -> str:
     """Text that Parquet can hold: lone surrogates, as in file names that are not UTF-8, become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def file_locator(path: str) -> str:
@@ -92,16 +94,15 @@ def nothing(reason: Reject, detail: str) -> str:
     return f"none:{reason}:{detail}"
 
 
-def folder_root(path: str, what: str) -> Root:
-    """Where a source lies.
+def bytes_locator(path: str, offset: int, length: int) -> str:
+    return f"bytes:{quote_from_bytes(os.fsencode(path), safe='/')}#{offset}+{length}"
 
-    Raises:
-        Refused: when it is neither a path nor on S3.
-    """
-    try:
-        return Root(path)
-    except Refused:
-        raise Refused(f"{what} cannot be read: expected a path or s3://bucket/prefix") from None
+
+def located_bytes(locator: str) -> tuple[str, int, int]:
+    """The path, offset and length that `bytes_locator` made a locator of."""
+    path, _, span = locator.removeprefix("bytes:").rpartition("#")
+    offset, _, length = span.partition("+")
+    return os.fsdecode(unquote_to_bytes(path)), int(offset), int(length)
 
 
 def declared_license(text: str | None) -> str | None:
