@@ -14,7 +14,7 @@ first and cover the others before those are compared with each other. Memory: ab
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import ceil, comb
 
 import numpy as np
@@ -220,7 +220,7 @@ def _search(search: _Search, bits: int, most: int | None) -> Iterator[tuple[Plac
     if len(search.values) < 2:
         return
     rooms = np.bincount(search.rooms.astype(np.int64))
-    for blocks in _tables(_plan(int(rooms.max()), search.width, bits, HASH_BITS - int(len(rooms)).bit_length())[1], search.width, bits):
+    for blocks in _tables(_plan(int(rooms.max()), search.width, bits, HASH_BITS - len(rooms).bit_length())[1], search.width, bits):
         yield from _table(search, blocks, bits, most)
 
 
@@ -310,7 +310,7 @@ def _plan(size: int, width: int, bits: int, key_bits_at_most: int) -> tuple[floa
 
 def _tables(blocks: int, width: int, bits: int) -> Iterator[tuple[Block, ...]]:
     edges = [round(number * width / blocks) for number in range(blocks + 1)]
-    cut = [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
+    cut = [(low, high - low) for low, high in pairwise(edges)]
     return combinations(cut, blocks - bits)
 
 
