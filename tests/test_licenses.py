@@ -21,7 +21,7 @@ from license_expression import get_spdx_licensing
 
 from ccray import license_names, licenses, schema
 from ccray.__main__ import main
-from ccray.license_names import DEEDS, Deed
+from ccray.license_names import DEEDS
 from ccray.licenses import License, parse
 
 FIELDS = ["input", "spdx", "family", "version", "jurisdiction", "commercial", "derivatives", "attribution", "share_alike", "bucket", "reason"]

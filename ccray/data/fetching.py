@@ -23,7 +23,7 @@ from ccray.data.downloading import Downloader, Received
 from ccray.data.examining import Examiner
 from ccray.data.images import Unusable
 from ccray.data.pixels import as_objects
-from ccray.data.policy import refused
+from ccray.data.policy import license_of, refusal
 from ccray.data.sources.listed import located_file
 from ccray.interfaces import Batch, Failed
 from ccray.schema import Reject
@@ -54,7 +54,7 @@ class FetchImages:
 
     def _refusal(self, locator: str, statement: str | None) -> Row | None:
         """What is not even asked for: a row that names nothing, or what the policy refuses."""
-        unusable = _nothing(locator) or refused(statement, self._config)
+        unusable = _nothing(locator) or refusal(license_of(statement), self._config)
         return None if unusable is None else _row_of(unusable)
 
     def _fetched(self, locators: list[str]) -> Iterator[tuple[str, Row]]:

@@ -1,17 +1,20 @@
 """catalog: sources -> `listing/`, `images/`, `catalog/`, `rejects/`.
 
 It lists (every source becomes rows with an id and a shard, fixed before any download), then fetches (one row of `images/` for each listed row,
-failures with their reason), then indexes (no bytes: licence, duplicates, split). Listing and images carry manifests of their own, so
-that neither is taken for another source's after `catalog/` was removed.
+failures with their reason), then indexes (no bytes: licence, duplicates, split; the captions that a source ships; a report to look at). Listing and
+images carry manifests of their own, so that neither is taken for another source's after `catalog/` was removed.
 """
 
 from dataclasses import replace
 
 from ccray import schema
 from ccray.config import Recipe
+from ccray.data.blocklist import read_blocklist
 from ccray.data.fetching import FetchImages
 from ccray.data.indexing import IMAGES, LISTING, Index, write_index
 from ccray.data.listing import open_source, shards
+from ccray.data.report import write_report
+from ccray.data.shipped import write_shipped
 from ccray.data.sources.listed import Source
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, map_shards, say
@@ -35,17 +38,19 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         return _manifest(root, stage)
     parts = {part: replace(stage, directory=part) for part in (LISTING, IMAGES)}
     states = {part: state(root, of_part) for part, of_part in parts.items()}
+    blocked = read_blocklist(recipe.catalog.blocklist)
     source = open_source(recipe.catalog)
     with running(root, stage) as manifest:
         if states[LISTING] != "finished":
             _list(recipe, root, source, parts[LISTING])
         if states[IMAGES] != "finished":
             _fetch(recipe, root, source, stage, parts[IMAGES])
-        index = write_index(root, recipe.catalog)
-        _fill(manifest, index)
+        index = write_index(root, recipe.catalog, blocked)
+        _fill(manifest, index, write_shipped(root, stage))
         if not index.accepted:
             raise Failed(_nothing_left(recipe, root, index))
         say(f"catalog: {index.accepted} accepted, {index.rejected} rejected of {index.listed}{_reasons(index)}")
+        write_report(root, recipe.catalog)
     return manifest
 
 
@@ -83,17 +88,11 @@ def _mark(root: Root, part: Stage, files: dict[str, int] | None) -> None:
     root.write_json(f"{part.directory}/{MANIFEST}", manifest.__dict__)
 
 
-def _fill(manifest: Manifest, index: Index) -> None:
+def _fill(manifest: Manifest, index: Index, captions: dict[str, int]) -> None:
     manifest.rows = index.accepted
     manifest.shards = index.shards
     manifest.counts = dict(sorted(index.reasons.items()))
-    manifest.facts = {
-        "listed": index.listed,
-        "accepted": index.accepted,
-        "rejected": index.rejected,
-        "licenses": dict(sorted(index.licenses.items())),
-        "splits": dict(sorted(index.splits.items())),
-    }
+    manifest.facts = index.facts | {"captions": captions}
 
 
 def _reasons(index: Index) -> str:

@@ -47,7 +47,10 @@ def read(row: Row, file: str, number: int) -> Iterator[Said]:
     yield Said(
         url_locator(said.get("url")),
         id=some(said.get("id"), said.get("foreign_identifier")),
-        license=[("license_url", said.get("license_url")), versioned(said.get("license"), said.get("license_version"), ("license", "license_version"))],
+        license=[
+            ("license_url", said.get("license_url")),
+            versioned(said.get("license"), said.get("license_version"), ("license", "license_version")),
+        ],
         license_seen_at=some(said.get("updated_on"), said.get("indexed_on")),
         creator=said.get("creator"),
         creator_url=said.get("creator_url"),

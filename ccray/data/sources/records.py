@@ -159,8 +159,8 @@ def _statement(text: str) -> str:
 def _strictness(text: str) -> int:
     """Larger for what permits less; statements that say nothing of a licence come last, the first of equals wins."""
     license = licenses.parse(text)
-    if license.spdx is None:
-        return 100 if FORBIDS.search(text) else -1
+    if license.bucket == "none":  # a retired licence is one, too; a deed without its version says too little
+        return 100 if FORBIDS.search(text) or (license.family is not None and license.version is not None) else -1
     flags = (license.derivatives is False, license.commercial is False, bool(license.share_alike), bool(license.attribution))
     return sum(weight for weight, flag in zip((8, 4, 2, 1), flags, strict=True) if flag)
 

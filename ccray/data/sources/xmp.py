@@ -37,7 +37,7 @@ def license_statements(root: Root, path: str) -> list[tuple[str, str]]:
         told = [] if packet is None else list(_told(packet))
     except (OSError, ValueError, ElementTree.ParseError, zlib.error):  # a broken file is the fetching's to judge
         return []
-    return told if any(licenses.parse(words).spdx is not None for _, words in told) else []
+    return told if any(licenses.parse(words).id is not None for _, words in told) else []
 
 
 def file_time(root: Root, path: str) -> datetime | None:
