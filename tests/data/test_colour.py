@@ -78,9 +78,8 @@ def profile(space: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr", conne
     tags = {b"desc": text(b"a test"), b"cprt": b"text\0\0\0\0CC0\0", b"wtpt": xyz_tag(D50)} | tags
     table, body, place = b"", b"", 128 + 4 + 12 * len(tags)
     for name, content in tags.items():
-        content += b"\0" * (-len(content) % 4)
         table += name + struct.pack(">II", place + len(body), len(content))
-        body += content
+        body += content + b"\0" * (-len(content) % 4)
     header = struct.pack(">I4sI4s4s4s12s4s", 0, b"lcms", 0x02400000, kind, space, connection, b"\x07\xe0\0\x01\0\x01\0\0\0\0\0\0", b"acsp")
     header = header.ljust(68, b"\0") + b"".join(struct.pack(">i", round(value * 65536)) for value in D50)
     whole = header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body

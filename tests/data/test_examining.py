@@ -20,9 +20,10 @@ import pytest
 from PIL import Image
 
 from ccray.config import CatalogConfig
-from ccray.data.examining import Examiner
+from ccray.data.examining import Examiner, _environment
 from ccray.data.images import Limits, Unusable
-from ccray.data.sandbox import SPARE, Examined, examine
+from ccray.data.sandbox import ANSWER, REQUEST, SPARE, Examined, Settings, examine
+from ccray.interfaces import Failed
 from ccray.schema import Reject
 
 CONFIG = CatalogConfig(max_pixels=20_000_000, max_bytes=20_000_000)
@@ -192,6 +193,15 @@ def test_a_process_that_died_idle_costs_nothing() -> None:
         assert child_of(examiner) != pid
 
 
+def test_a_process_that_does_not_start_is_a_failure_not_a_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such library >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with Examiner(CONFIG) as examiner, pytest.raises(Failed, match="did not start: no such library"):
+        examiner.examine(encoded(smooth()))
+
+
 def test_threads_take_turns(examiner: Examiner) -> None:
     pictures = [encoded(smooth(seed=seed)) for seed in range(8)]
     wanted = [examiner.examine(data) for data in pictures]
@@ -227,7 +237,7 @@ def test_the_process_dies_with_its_parent(thread: bool) -> None:
     program = f"""
 import os, signal, threading
 from ccray.config import CatalogConfig
-from ccray.data.examining import Examiner
+from ccray.data.examining import Examiner, _environment
 examiner = Examiner(CatalogConfig())
 def start():
     examiner.examine(b"x")
@@ -255,6 +265,21 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep no RLIMIT_AS")
+def test_memory_is_bounded() -> None:
+    """With room for less than this picture the process refuses it, and goes on."""
+    settings = Settings(Limits(), None, 30.0, 0)
+    program = "from ccray.data import sandbox\nsandbox.BASE_BYTES, sandbox.BYTES_PER_PIXEL = -80 * 2**20, 0\nsandbox.main()"
+    large, small = encoded(Image.new("RGB", (9000, 9000)), "PNG"), encoded(smooth())
+    questions = b"".join(REQUEST.pack(len(data)) + data for data in (large, small))
+    done = subprocess.run([sys.executable, "-c", program, settings.text()], input=questions, capture_output=True, check=True, env=_environment())
+    first = ANSWER.unpack_from(done.stdout, 1)[0]
+    answers = [done.stdout[1 + ANSWER.size :][:first], done.stdout[1 + 2 * ANSWER.size + first :]]
+    refused, taken = (json.loads(answer) for answer in answers)
+    assert refused == {"reason": "undecodable", "detail": "needs more memory than a decoder is given"}
+    assert (taken["format"], taken["width"]) == ("JPEG", 600)
 
 
 def chunk(name: bytes, content: bytes) -> bytes:

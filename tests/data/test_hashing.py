@@ -1,7 +1,7 @@
 """The perceptual hash against the package it follows, and what it makes of copies and of different photos."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -38,10 +38,10 @@ def cropped(image: Image.Image, fraction: float) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def photos(shared_data: Path) -> Iterator[list[Image.Image]]:
+def photos(shared_data: Path) -> list[Image.Image]:
     files = sorted((shared_data / "coco_cc_photos" / "images").glob("*/*.jpg"))
     assert len(files) == 159
-    yield [Image.open(file).convert("RGB") for file in files]
+    return [Image.open(file).convert("RGB") for file in files]
 
 
 def test_bits_are_those_of_imagehash(photos: list[Image.Image]) -> None:
@@ -49,17 +49,18 @@ def test_bits_are_those_of_imagehash(photos: list[Image.Image]) -> None:
         assert hex_key(hashed(photo)) == str(imagehash.phash(photo))
 
 
-def test_a_reduced_decode_moves_two_bits_at_most(photos: list[Image.Image]) -> None:
+@pytest.mark.parametrize("longer_px", [640, 1601])
+def test_a_reduced_decode_moves_two_bits_at_most(photos: list[Image.Image], longer_px: int) -> None:
     moved = []
-    for photo in photos[::4]:
+    for photo in [photo for photo in photos if max(photo.size) < 2 * min(photo.size)][:: longer_px // 400]:
         buffer = io.BytesIO()
-        scaled(photo, 1601 / max(photo.size)).save(buffer, "JPEG", quality=90)
+        scaled(photo, longer_px / max(photo.size)).save(buffer, "JPEG", quality=90)
         reduced = decode_image(buffer.getvalue(), Limits(), Enough(0, HASH_ENOUGH_PX))
         assert isinstance(reduced, Decoded)
-        assert reduced.image.width < 1000
         small = phash(thumbnail(reduced.image, reduced.box))
         assert small is not None
         moved.append(distance(small, hashed(Image.open(buffer).convert("RGB"))))
+        assert longer_px == 640 or max(reduced.image.size) < longer_px / 2
     assert max(moved) <= 2
     assert np.mean(moved) < 0.5
 
@@ -72,7 +73,7 @@ COPIES: dict[str, tuple[Callable[[Image.Image], Image.Image], float]] = {
     "25 %": (lambda image: scaled(image, 0.25), 1.0),
     "50 %": (lambda image: scaled(image, 0.5), 1.0),
     "200 %": (lambda image: scaled(image, 2), 1.0),
-    "brighter by 20 %": (lambda image: ImageEnhance.Brightness(image).enhance(1.2), 0.9),
+    "brighter by 20 %": (lambda image: ImageEnhance.Brightness(image).enhance(1.2), 0.85),
     "cropped by 1 %": (lambda image: cropped(image, 0.01), 0.98),
     "cropped by 2 %": (lambda image: cropped(image, 0.02), 0.85),
     "grey": (lambda image: image.convert("L").convert("RGB"), 1.0),
