@@ -1,13 +1,13 @@
 """Any Pillow mode to 8-bit sRGB.
 
 An embedded ICC profile is followed where it fits the pixels, by relative colorimetric intent with black-point compensation, as editors do;
-a broken one, or one for other pixels, is ignored. Lab goes through littleCMS, CMYK without a profile through Pillow's formula. Deep samples
+a broken one, or one for other pixels, is ignored. Lab goes through littleCMS without a profile, CMYK without a profile through Pillow's formula. Deep samples
 are scaled over their whole range, and what is transparent lies over white.
 """
 
 import io
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from PIL import Image, ImageCms
 ROWS_PIXELS = 1 << 22  # deep samples are scaled this many at a time, so that a large picture needs little beside itself
 PROFILE_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # the ICC's names of colour spaces -> Pillow's modes
 DEVICE_CLASSES = {"mntr", "scnr", "prtr", "spac"}  # profiles that describe pixels; the others link devices or name colours
+INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
+FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.HIGHRESPRECALC
 GREY_MODES = {"1", "L", "LA", "La"}
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 
@@ -40,6 +42,8 @@ def _plain(image: Image.Image) -> Image.Image:
     """The picture in a mode that a profile may describe: L, RGB or CMYK."""
     if image.mode in GREY_MODES:
         return image.convert("L")
+    if image.mode == "LAB":
+        return _lab_to_srgb().apply(image)
     return image if image.mode in PROFILE_SPACES.values() else image.convert("RGB")
 
 
@@ -60,6 +64,13 @@ def _profiled(colours: Image.Image, image: Image.Image) -> Image.Image:
     return transform.apply(colours)
 
 
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    """Colour by colour, not through a table: Pillow's own conversion errs by 6 levels among dark blues."""
+    lab, srgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(space)) for space in ("LAB", "sRGB"))
+    return ImageCms.ImageCmsTransform(lab, srgb, "LAB", "RGB", intent=INTENT, flags=ImageCms.Flags.NOOPTIMIZE)
+
+
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """From a profile's colours to sRGB, or None: it is broken, describes other pixels, or moves no colour by more than one step."""
@@ -69,8 +80,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         if described != mode or opened.profile.device_class not in DEVICE_CLASSES:
             return None
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
-        transform = ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB", intent=intent, flags=flags)
+        transform = ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB", intent=INTENT, flags=FLAGS)
         return transform if mode == "CMYK" or _moves(transform, mode) else None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
