@@ -70,7 +70,7 @@ def croissant(subject: Dataset) -> str:
         "name": subject.name,
         "description": _description(subject),
         "conformsTo": "http://mlcommons.org/croissant/1.1",
-        **({"citeAs": citation} if (citation := cite_as(subject)) else {}),
+        "citeAs": f"{_own_citation(subject)}\n{cite_as(subject)}".strip(),
         "license": sorted({one.url or one.license for one in subject.licenses}),
         "url": subject.recipe.publish.homepage or "https://example.org/to-be-filled-in-by-the-provider",
         "creator": {"@type": "sc:Organization", "name": subject.provider},
@@ -96,6 +96,11 @@ def _description(subject: Dataset) -> str:
     return (
         f"{what} {subject.tally.images:,} images, each with its licence, where that was read, title, source, and author where the source gives one."
     )
+
+
+def _own_citation(subject: Dataset) -> str:
+    provider = subject.recipe.publish.provider or "Unknown"
+    return f"@misc{{{subject.name}, title = {{{subject.name}}}, author = {{{{{provider}}}}}, year = {{{subject.date[:4]}}}, note = {{catalog {subject.catalog.fingerprint}}}}}"
 
 
 def _distribution(subject: Dataset) -> list[dict[str, Any]]:
