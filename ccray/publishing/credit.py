@@ -4,12 +4,14 @@ The wording stands here once. What strangers wrote (titles, names, addresses) is
 """
 
 import html
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 UNTITLED = "This work"
+# http or https, a host, nothing that a browser would drop or that hides where the link leads: no blanks, control characters or user names.
+WEB = re.compile(r"https?://(?P<host>\[[0-9a-f:.]+\]|[^\s\x00-\x20\x7f/?#@:\\\[\]]+)(?::\d+)?(?:[/?#][^\s\x00-\x20\x7f]*)?", re.IGNORECASE)
 # Licences and tools that ask for no credit: nobody *licenses* what is in the public domain.
 PUBLIC_DOMAIN = ("CC0", "CC-PDM", "CC-PDDC")
 
@@ -69,15 +71,14 @@ def is_public_domain(license: str | None) -> bool:
 
 
 def safe_url(url: str | None) -> str | None:
-    """The address if it may become a link: http or https with a host, without control characters; else None."""
-    if not url or any(ord(character) < 33 for character in url):
-        return None
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        return None
-    return url if parts.scheme in ("http", "https") and host else None
+    """The address if it may become a link, as `WEB` reads it; else None."""
+    return url if url and WEB.fullmatch(url) else None
+
+
+def host(url: str | None) -> str | None:
+    """The host of such an address, lower case, without `www.`; None for anything else."""
+    found = WEB.fullmatch(url) if url else None
+    return found["host"].lower().removeprefix("www.") if found else None
 
 
 def _clean(value: Any) -> str | None:

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ccray.publishing.credit import host
 from ccray.publishing.table import CaptionTable, sizes
 
 SIDES_PX = (64, 128, 256, 512, 1024, 2048, 4096)  # lower bounds of the size table, after 0
@@ -95,16 +95,6 @@ class Tally:
         bounds = (0, *SIDES_PX)
         ends = [f"{low} to {high - 1} px" for low, high in pairwise(bounds)] + [f"{bounds[-1]} px and more"]
         return [(name, self.sides[low]) for name, low in zip(ends, bounds, strict=True) if self.sides[low]]
-
-
-def host(url: str | None) -> str | None:
-    """The host of an http(s) address, lower case, without `www.`; None for anything else."""
-    try:
-        parts = urlsplit(url or "")
-        name = parts.hostname
-    except ValueError:
-        return None
-    return name.removeprefix("www.") if name and parts.scheme in ("http", "https") else None
 
 
 def ordered(counts: Counter[str]) -> list[tuple[str, int]]:

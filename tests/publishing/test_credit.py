@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccray.publishing.credit import Credit, patterns, safe_url
+from ccray.publishing.credit import Credit, host, patterns, safe_url
 
 BY = ("CC-BY-2.0", "https://creativecommons.org/licenses/by/2.0/")
 FULL = Credit("Bridge", "Jane", "https://p.example/jane", "yfcc100m", "https://p.example/1", *BY)
@@ -34,6 +34,8 @@ def test_what_is_not_known_is_not_made_up() -> None:
 
 def test_only_web_addresses_become_links() -> None:
     assert safe_url("https://a.example/x?y=1#z") == "https://a.example/x?y=1#z"
+    assert host("HTTPS://www.A.example:443/x@y") == "a.example"
+    assert host("http://bücher.example?x") == "bücher.example"
     for bad in (
         None,
         "",
@@ -43,11 +45,13 @@ def test_only_web_addresses_become_links() -> None:
         "data:text/html,x",
         "//a.example",
         "ftp://a.example",
+        "https://good.example@bad.example/",
+        "https://a.example/\u2028",
         "https://a\nb",
         "http://[",
         "JAVASCRIPT:x",
     ):
-        assert safe_url(bad) is None
+        assert (safe_url(bad), host(bad)) == (None, None)
 
 
 def test_every_pattern_is_there_for_the_page() -> None:
