@@ -2,12 +2,12 @@
 what it is, how to use it, what it learned from, its parts, its figures, how it was trained, what it is for and what it cannot do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from ccray.components import UNKNOWN, Component, public_name
+from ccray.components import Component, public_name
 from ccray.config import Recipe, flatten
 from ccray.publishing.attribution import Mix
 from ccray.shapes import world
@@ -32,6 +32,7 @@ class Subject:
     data: Mapping[str, str]  # name -> digest or fingerprint
     fingerprint: str  # of the checkpoint
     copies: tuple[int, int]  # images that have copies in their source, and how many copies
+    allowance: str | None  # what `allow_unknown_components` let pass
     with_dataset: bool  # the dataset folder stands beside
 
 
@@ -41,7 +42,7 @@ def card(subject: Subject) -> str:
         _what(subject),
         f"## Use\n\n{_use(subject)}",
         f"## Training images\n\n{_images(subject)}",
-        f"## Components\n\n{_components(subject.components, subject.recipe.allow_unknown_components)}",
+        f"## Components\n\n{_components(subject.components, subject.allowance)}",
         f"## Figures\n\n{_figures(subject.metrics, subject.definitions)}",
         f"## Training\n\n{_training(subject)}",
         f"## Intended use and limits\n\n{_limits(subject)}",
@@ -150,7 +151,7 @@ def _images(subject: Subject) -> str:
     )
 
 
-def _components(components: Sequence[Component], unknown_allowed: bool) -> str:
+def _components(components: Sequence[Component], allowance: str | None) -> str:
     heads = ("part", "class", "source", "licence", "training data", "stated by", "parameters", "sha256 of the weights")
     rows = [
         (
@@ -167,19 +168,7 @@ def _components(components: Sequence[Component], unknown_allowed: bool) -> str:
     ]
     return (
         table(heads, rows) + "\n\nThe captioner is not in this folder; it wrote the captions that the denoiser learned from. "
-        "What a part's card states was not checked. The same table for programs: `components.json`."
-        + (f"\n\n{_unknown(components)}" if unknown_allowed else "")
-    )
-
-
-def _unknown(components: Sequence[Component]) -> str:
-    """What `allow_unknown_components` let pass."""
-    open_ones = [f"{one.role} ({one.source})" for one in components if asdict(one).get("commercial", one.license) == UNKNOWN]
-    if not open_ones:
-        return "The recipe allows components of unknown terms (`allow_unknown_components`); there is none among them."
-    return (
-        f"The recipe allows components of which nobody says whether commercial use is allowed (`allow_unknown_components`): {', '.join(open_ones)}. "
-        "Find out before you use this model commercially."
+        "What a part's card states was not checked. The same table for programs: `components.json`." + (f"\n\n{allowance}" if allowance else "")
     )
 
 

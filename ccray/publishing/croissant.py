@@ -72,7 +72,7 @@ def croissant(subject: Dataset) -> str:
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "citeAs": f"{_own_citation(subject)}\n{cite_as(subject)}".strip(),
         "license": sorted({one.url or one.license for one in subject.licenses}),
-        "url": subject.recipe.publish.homepage or "https://example.org/to-be-filled-in-by-the-provider",
+        "url": subject.recipe.publish.homepage or "README.md",
         "creator": {"@type": "sc:Organization", "name": subject.provider},
         "datePublished": subject.date,
         "version": "1.0.0",

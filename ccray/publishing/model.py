@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ccray import components, storage
+from ccray.components import Component
 from ccray.config import Recipe
 from ccray.interfaces import Refused
 from ccray.publishing import attribution, cards
@@ -88,6 +89,7 @@ def _subject(
     own: dict[str, Any] = json.loads((folder / "ccray.json").read_text())
     catalog = storage.stage_of(recipe, "catalog").directory
     learned = f"the {mix.images:,} images of attribution.parquet, with captions by {components.public_name(recipe.caption.model)}"
+    parts = components.list_components(recipe, folder, learned, inputs["caption"].facts.get("captioner_sha256"))
     figures, definitions = metrics
     return Subject(
         recipe=recipe,
@@ -96,7 +98,7 @@ def _subject(
         max_tokens=own["max_tokens"],
         languages=(recipe.caption.language,),
         mix=mix,
-        components=components.list_components(recipe, folder, learned, inputs["caption"].facts.get("captioner_sha256")),
+        components=parts,
         metrics=figures,
         definitions=definitions,
         data={
@@ -106,8 +108,17 @@ def _subject(
         },
         fingerprint=inputs["train"].fingerprint,
         copies=_copies(folder / ATTRIBUTION),
+        allowance=_allowance(parts) if recipe.allow_unknown_components else None,
         with_dataset="dataset" in recipe.publish.parts,
     )
+
+
+def _allowance(parts: Sequence[Component]) -> str | None:
+    """Which parts of unknown terms the recipe let pass."""
+    unknown = [f"{one.role} `{one.source}`" for one in parts if asdict(one).get("commercial", one.license) == components.UNKNOWN]
+    if not unknown:
+        return None
+    return f"Nobody states that these parts may be used commercially; the recipe allowed them (`allow_unknown_components`): {'; '.join(unknown)}."
 
 
 def _copies(attribution: Path) -> tuple[int, int]:

@@ -268,14 +268,16 @@ def test_the_model_alone(models: Path, tmp_path: Path) -> None:
 
 
 def test_components_of_unknown_terms_are_named_where_the_recipe_lets_them_pass(models: Path, tmp_path: Path) -> None:
-    root = Root(str(tmp_path))
-    recipe = recipe_of(models, "allow_unknown_components=true")
+    root = Root(str(tmp_path / "root"))
+    nameless = folders.blip2_folder(tmp_path / "nameless")
+    (nameless / "README.md").unlink(missing_ok=True)
+    recipe = recipe_of(models, f"caption.model={nameless}", "allow_unknown_components=true")
     trained(root, recipe, {key_of(b"0"): 1}, [row(0)])
     publish.run(recipe, root)
     text = root.read("published/model/README.md").decode()
     sentence = next(line for line in text.splitlines() if "allow_unknown_components" in line)
-    assert "vae (a local folder, vae)" in sentence
-    assert "captioner" in sentence
+    assert "captioner `a local folder, nameless`" in sentence
+    assert "denoiser" not in sentence
 
 
 def test_an_image_that_nobody_can_name_stops_publication(models: Path, tmp_path: Path) -> None:
