@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--limit", metavar="N", type=int, help="short for catalog.limit: this many rows, drawn by their ids")
         if name == "show":
             command.add_argument("--origins", action="store_true", help="say where each setting comes from")
+        if name == "publish":
+            command.add_argument("--to", metavar="PLACE", help="push the folders: hf://ORG/NAME, hf://datasets/ORG/NAME or s3://bucket/prefix")
+            command.add_argument("--public", action="store_true", help="make new hub repositories public; without it they are private")
         if name == "serve":
             command.add_argument("--model", action="append", default=[], metavar="ID=PATH_OR_HUB", help="serve this diffusers folder (repeatable)")
     license_command = commands.add_parser("license", help="what a licence text permits, one JSON object a line")
@@ -93,7 +96,7 @@ HELP = {
     "encode": "turn every image into a latent",
     "train": "train the denoiser",
     "evaluate": "draw the prompts and measure the pictures",
-    "publish": "write the model folder with its card and attribution",
+    "publish": "write the model and dataset folders with their cards and attribution",
     "serve": "answer the OpenAI Images API",
     "show": "print a recipe",
     "status": "say what a root holds",
@@ -142,6 +145,11 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
 
 
 def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
+    if name == "publish":  # it sees for itself what is left to do: images may have been taken down since
+        from ccray.stages import publish
+
+        log.info("publish: finished, %s", summary(publish.run(recipe, root)))
+        return
     stage = storage.stage_of(recipe, name)
     if storage.state(root, stage) == "finished":
         manifest = storage.read_manifest(root, stage.directory)
@@ -164,11 +172,21 @@ def _runner(name: str) -> Callable[[Recipe, Root], Manifest]:
         from ccray.stages.encode import run
     elif name == "train":
         from ccray.stages.train import run
-    elif name == "evaluate":
-        from ccray.stages.evaluate import run
     else:
-        from ccray.stages.publish import run
+        from ccray.stages.evaluate import run
     return run
+
+
+def _publish(arguments: argparse.Namespace, words: list[str]) -> int:
+    """The stage, which sees for itself what is left to do, then the push."""
+    recipe, root = _recipe(arguments, words)
+    from ccray.publishing import push
+    from ccray.stages import publish
+
+    targets = push.targets(arguments.to, recipe.publish.parts) if arguments.to else []
+    _run_stage("publish", recipe, root)
+    publish.push(root, targets, arguments.public)
+    return 0
 
 
 def _first_picture(recipe: Recipe, root: Root) -> None:
@@ -249,6 +267,7 @@ def _license(texts: list[str]) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "run": _run,
     **dict.fromkeys(STAGE_SECTIONS, _stage),
+    "publish": _publish,
     "serve": _serve,
     "show": _show,
     "status": _status,

@@ -264,13 +264,27 @@ class EvaluateConfig(Config):
     reference_images: int = Field(1024, ge=2)
 
 
-class PublishConfig(Config):
-    """The published model folder and its card."""
+PublishPart = Literal["model", "dataset"]
 
+
+class PublishConfig(Config):
+    """The published folders: the model, the dataset, and what their cards say."""
+
+    parts: tuple[PublishPart, ...] = Field(("model", "dataset"), min_length=1)  # a dataset alone needs neither latents nor a trained model
     model_license: str = "Apache-2.0"
-    description: str = ""
+    description: str = ""  # of the model
     default_steps: int = Field(20, ge=1)
     default_guidance: float = Field(3.0, ge=0)
+    dataset_description: str = ""
+    provider: str = ""  # who answers for both: a person or an organisation
+    contact: str = ""  # where people ask for a takedown: a mail address or URL
+    homepage: str = ""  # URL of the dataset's page
+    images: bool = False  # the dataset carries the images' bytes
+    rows_per_file: int | None = Field(None, ge=1)  # of the dataset, in whole shards; None = 100,000, with images 10,000
+    page_rows: int = Field(4000, ge=1)  # images in one file of the attribution page
+    plain_pages_up_to: int = Field(
+        50_000, ge=0
+    )  # images up to which the attribution page is also written as plain HTML, for readers without JavaScript
 
 
 class ServeConfig(Config):

@@ -348,14 +348,14 @@ def difference(manifest: Manifest, stage: Stage) -> str:
     return f"{stage.directory} was made by another stage, {manifest.stage}"
 
 
-def inputs(root: Root, recipe: Recipe, name: str) -> dict[str, Manifest]:
-    """The finished manifests of all that a stage reads.
+def inputs(root: Root, recipe: Recipe, name: str, only: Sequence[str] | None = None) -> dict[str, Manifest]:
+    """The finished manifests of all that a stage reads, or of some of them.
 
     Raises:
         Refused: when one is missing, unfinished, or of another configuration.
     """
     found: dict[str, Manifest] = {}
-    for source in INPUTS[name]:
+    for source in INPUTS[name] if only is None else only:
         stage = stage_of(recipe, source)
         if state(root, stage) != "finished":
             raise Refused(

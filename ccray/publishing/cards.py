@@ -30,6 +30,10 @@ class Subject:
     metrics: Mapping[str, Any] | None  # metrics.json of this model
     definitions: Mapping[str, str]  # of the figures
     data: Mapping[str, str]  # name -> digest or fingerprint
+    fingerprint: str  # of the checkpoint
+    copies: tuple[int, int]  # images that have copies in their source, and how many copies
+    allowance: str | None  # what `allow_unknown_components` let pass
+    with_dataset: bool  # the dataset folder stands beside
 
 
 def card(subject: Subject) -> str:
@@ -38,7 +42,7 @@ def card(subject: Subject) -> str:
         _what(subject),
         f"## Use\n\n{_use(subject)}",
         f"## Training images\n\n{_images(subject)}",
-        f"## Components\n\n{_components(subject.components)}",
+        f"## Components\n\n{_components(subject.components, subject.allowance)}",
         f"## Figures\n\n{_figures(subject.metrics, subject.definitions)}",
         f"## Training\n\n{_training(subject)}",
         f"## Intended use and limits\n\n{_limits(subject)}",
@@ -121,21 +125,33 @@ def _images(subject: Subject) -> str:
         )
     if closed:
         notes.append(f"{closed:,} of the images may not be used commercially.")
+    if subject.copies[1]:
+        notes.append(
+            f"Of {subject.copies[0]:,} of the images the sources held {subject.copies[1]:,} copies more, found by bytes or likeness; "
+            "the model saw one of each group, and `attribution.parquet` names the others in `copies`."
+        )
+    if subject.with_dataset:
+        notes.append(
+            "The dataset (licences, sources, captions, how to ask for a takedown) is in `../dataset`; where both are on a hub, it is the dataset of the same name."
+        )
     if mix.taken_down:
-        notes.append(f"{mix.taken_down:,} of the images have been taken down since this model was trained.")
+        notes.append(
+            f"{mix.taken_down:,} of the images have been taken down since checkpoint `{subject.recipe.train.name}` (fingerprint `{subject.fingerprint}`) was trained: "
+            "it saw them, no later training does. `attribution.parquet` marks them `taken_down`."
+        )
     digests = "\n".join(f"- {name}: `{value}`" for name, value in subject.data.items())
     heads = ("licence", "images", "times seen", "commercial use", "share-alike")
     return "\n\n".join(
         [
             f"What this checkpoint really saw: {mix.images:,} images, {mix.times_seen:,} times in all. No image under a no-derivatives licence is among them.",
-            _table(heads, rows),
+            table(heads, rows),
             *notes,
             f"Data manifest:\n\n{digests}",
         ]
     )
 
 
-def _components(components: Sequence[Component]) -> str:
+def _components(components: Sequence[Component], allowance: str | None) -> str:
     heads = ("part", "class", "source", "licence", "training data", "stated by", "parameters", "sha256 of the weights")
     rows = [
         (
@@ -151,8 +167,8 @@ def _components(components: Sequence[Component]) -> str:
         for one in components
     ]
     return (
-        _table(heads, rows) + "\n\nThe captioner is not in this folder; it wrote the captions that the denoiser learned from. "
-        "What a part's card states was not checked. The same table for programs: `components.json`."
+        table(heads, rows) + "\n\nThe captioner is not in this folder; it wrote the captions that the denoiser learned from. "
+        "What a part's card states was not checked. The same table for programs: `components.json`." + (f"\n\n{allowance}" if allowance else "")
     )
 
 
@@ -169,7 +185,7 @@ def _figures(metrics: Mapping[str, Any] | None, definitions: Mapping[str, str]) 
         )
     return (
         f"{metrics['prompts']:,} prompts ({metrics['prompts_from']}), {metrics['steps']} steps, guidance {metrics['guidance']:g}, seed {metrics['seed']}.\n\n"
-        + _table(("figure", "value", "what it is"), rows)
+        + table(("figure", "value", "what it is"), rows)
         + after
     )
 
@@ -196,7 +212,7 @@ def _training(subject: Subject) -> str:
             "train": recipe.train.model_dump(mode="json"),
         }
     )
-    return f"All settings that decided the weights (recipe `{recipe.name}`); the weights here are the moving average.\n\n" + _table(
+    return f"All settings that decided the weights (recipe `{recipe.name}`); the weights here are the moving average.\n\n" + table(
         ("setting", "value"),
         [
             (f"`{name}`", f"`{public_name(value) if isinstance(value, str) else value}`")
@@ -223,7 +239,7 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; what would break it in a cell is escaped, for titles and sources come from others."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in line)} |" for line in lines)

@@ -1,124 +1,89 @@
-"""Publish: checkpoints/<name>/model -> published/model, a diffusers folder with its card, its parts and the names of all it learned from.
+"""publish: checkpoints/<name>/ -> published/model/, catalog/ and captions/ -> published/dataset/; `push` gives them away.
 
-The folder is put together beside its place and appears there whole. It needs no evaluation; figures of one are printed when there are any.
-Neither Ray nor torch: nothing is computed.
+Each folder is put together beside its place and appears there whole. No evaluation is needed; its figures are printed when there are any.
+A finished stage is written anew when images were taken down since. Neither Ray nor torch: nothing is computed.
 """
 
 import hashlib
-import json
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ccray import components, storage
-from ccray.components import Component
+from ccray import storage
 from ccray.config import Recipe
 from ccray.evaluation.definitions import DEFINITIONS
-from ccray.interfaces import Refused
-from ccray.publishing import attribution, cards
-from ccray.publishing.attribution import Mix
-from ccray.publishing.cards import Subject
-from ccray.storage import Manifest, Root, Stage
+from ccray.publishing import dataset, model
+from ccray.publishing import push as pushing
+from ccray.publishing.folders import Draft, workplace
+from ccray.storage import Manifest, Root
+from ccray.takedowns import taken_down
 
 log = logging.getLogger(__name__)
 
 NAME = "publish"
-FOLDER = "published/model"
-SIGN = "model_index.json"  # without it a folder is no model: on an object store it is written last
+PARTS = {"model": storage.INPUTS[NAME], "dataset": ("catalog", "caption")}  # what each reads
 
 
 def run(recipe: Recipe, root: Root) -> Manifest:
-    """Write the published folder.
+    """Write the published folders.
 
     Raises:
         Refused: on missing inputs, before any write.
-        Failed: when an image that the model saw cannot be named.
+        Failed: when an image that the model saw cannot be named, or no image is left.
     """
     stage = storage.stage_of(recipe, NAME)
+    gone = taken_down(root)
     if storage.state(root, stage) == "finished":
         found = storage.read_manifest(root, stage.directory)
         assert found is not None
-        return found
-    inputs = storage.inputs(root, recipe, NAME)
-    checkpoint = storage.stage_of(recipe, "train").directory
-    for name in (f"model/{SIGN}", "seen.parquet"):
-        if not root.exists(f"{checkpoint}/{name}"):
-            raise Refused(f"{root.path(checkpoint)} has no {name}: run `ccray train` with the same recipe and root first")
-    with storage.running(root, stage) as manifest, _workplace(root, stage) as scratch:
-        folder = _copied(root, f"{checkpoint}/model", scratch)
-        seen = root.read_table(f"{checkpoint}/seen.parquet")
-        mix = attribution.write(root, storage.stage_of(recipe, "catalog").directory, seen, folder / "attribution.parquet")
-        subject = _subject(recipe, root, inputs, folder, mix)
-        (folder / "README.md").write_text(cards.card(subject), encoding="utf-8")
-        facts = {
-            "recipe": recipe.name,
-            "checkpoint": recipe.train.name,
-            "data": dict(subject.data),
-            "licenses": [asdict(one) for one in mix.licenses],
-        }
-        (folder / "components.json").write_text(components.to_json(list(subject.components), facts), encoding="utf-8")
-        _place(root, folder)
-        manifest.rows = mix.images
-        manifest.counts = {one.license: one.images for one in mix.licenses}
-        manifest.facts = facts | {"files": len(root.files(FOLDER))}
+        if found.facts.get("takedowns") == _digest(gone):
+            return found
+        log.info("publish: images were taken down since %s was written; writing it anew", root.path(stage.directory))
+    parts = recipe.publish.parts
+    inputs = storage.inputs(root, recipe, NAME, only=max((PARTS[part] for part in parts), key=len))
+    if "model" in parts:
+        model.check(recipe, root)
+    with storage.running(root, stage) as manifest, workplace(root, stage) as scratch:
+        facts: dict[str, Any] = {"takedowns": _digest(gone), "parts": list(parts)}
+        if "dataset" in parts:
+            facts |= _dataset(recipe, root, inputs, manifest, scratch, gone)
+        if "model" in parts:
+            facts |= _model(recipe, root, inputs, manifest, scratch)
+        manifest.facts = facts
     return manifest
 
 
-@contextmanager
-def _workplace(root: Root, stage: Stage) -> Iterator[Path]:
-    """An empty local folder; on a local root on the same disk, so that what is made there can be moved into place in one step."""
-    home = None
-    if root.is_local:
-        home = Path(root.path(stage.staging))
-        home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="publish-", dir=home) as scratch:
-        yield Path(scratch)
+def push(root: Root, targets: list[pushing.Target], public: bool) -> None:
+    """Send the finished folders to where `targets` say, one after the other.
+
+    Raises:
+        Failed: when the other side does not take one; the same command may be run again.
+    """
+    for target in targets:
+        pushing.push(root, target, public)
+        log.info("publish: %s is at %s", root.path(target.folder), target.address)
 
 
-def _copied(root: Root, model: str, scratch: Path) -> Path:
-    """A copy of the checkpoint's diffusers folder."""
-    folder = scratch / "model"
-    if root.is_local:
-        shutil.copytree(root.path(model), folder)
-    else:
-        root.local(model, scratch / "fetched").rename(folder)
-    return folder
+def _dataset(recipe: Recipe, root: Root, inputs: Mapping[str, Manifest], manifest: Manifest, scratch: Path, gone: frozenset[int]) -> dict[str, Any]:
+    draft = Draft(root, dataset.FOLDER, dataset.SIGN, scratch, f"{storage.stage_of(recipe, NAME).staging}/dataset")
+    subject = dataset.write(recipe, root, inputs["catalog"], inputs["caption"], draft, scratch, gone)
+    draft.appear()
+    manifest.rows = subject.tally.images
+    manifest.counts = {one.license: one.images for one in subject.licenses}
+    return {"dataset": {"images": subject.tally.images, "splits": dict(subject.tally.splits), "files": len(draft.files)}}
 
 
-def _subject(recipe: Recipe, root: Root, inputs: Mapping[str, Manifest], folder: Path, mix: Mix) -> Subject:
-    index: dict[str, Any] = json.loads((folder / SIGN).read_text())
-    facts: dict[str, Any] = json.loads((folder / "ccray.json").read_text())
-    catalog = storage.stage_of(recipe, "catalog").directory
-    language = recipe.caption.language
-    return Subject(
-        recipe=recipe,
-        pipeline=index["_class_name"],
-        size_px=facts["size_px"],
-        max_tokens=facts["max_tokens"],
-        languages=(language,),
-        mix=mix,
-        components=_components(recipe, inputs, folder, mix),
-        metrics=_metrics(recipe, root),
-        definitions=DEFINITIONS,
-        data={
-            "fingerprint of the catalog": inputs["catalog"].fingerprint,
-            "sha256 of the catalog's manifest.json": hashlib.sha256(root.read(f"{catalog}/{storage.MANIFEST}")).hexdigest(),
-            "sha256 of attribution.parquet": hashlib.sha256((folder / "attribution.parquet").read_bytes()).hexdigest(),
-        },
-    )
+def _model(recipe: Recipe, root: Root, inputs: Mapping[str, Manifest], manifest: Manifest, scratch: Path) -> dict[str, Any]:
+    draft = Draft(root, model.FOLDER, model.SIGN, scratch, f"{storage.stage_of(recipe, NAME).staging}/model")
+    subject = model.write(recipe, root, inputs, (_metrics(recipe, root), DEFINITIONS), draft)
+    draft.appear()
+    manifest.rows = subject.mix.images
+    manifest.counts = {one.license: one.images for one in subject.mix.licenses}
+    return model.facts(subject) | {"files": len(draft.files)}
 
 
-def _components(recipe: Recipe, inputs: Mapping[str, Manifest], folder: Path, mix: Mix) -> list[Component]:
-    learned = f"the {mix.images:,} images of attribution.parquet, with captions by {components.public_name(recipe.caption.model)}"
-    return components.list_components(recipe, folder, learned, inputs["caption"].facts.get("captioner_sha256"))
-
-
-def _metrics(recipe: Recipe, root: Root) -> dict[str, Any] | None:
+def _metrics(recipe: Recipe, root: Root) -> Mapping[str, Any] | None:
     """Figures of this very checkpoint, if it has been evaluated."""
     evaluated = storage.read_manifest(root, "evaluation")
     if evaluated is None or evaluated.status != "finished":
@@ -126,13 +91,6 @@ def _metrics(recipe: Recipe, root: Root) -> dict[str, Any] | None:
     return evaluated.facts if evaluated.inputs.get("train") == storage.stage_of(recipe, "train").fingerprint else None
 
 
-def _place(root: Root, folder: Path) -> None:
-    """Put the finished folder where readers look, so that they see all of it or none."""
-    root.delete(FOLDER)
-    if root.is_local:
-        folder.rename(root.path(FOLDER))
-        return
-    sign = (folder / SIGN).read_bytes()
-    (folder / SIGN).unlink()
-    root.upload(folder, FOLDER)
-    root.write(f"{FOLDER}/{SIGN}", sign)
+def _digest(gone: frozenset[int]) -> str:
+    """Which takedowns a folder knows of."""
+    return hashlib.sha256(",".join(map(str, sorted(gone))).encode()).hexdigest()[:16]

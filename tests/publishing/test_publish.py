@@ -21,7 +21,7 @@ from ccray.config import Recipe
 from ccray.interfaces import Failed, Refused
 from ccray.licenses import parse
 from ccray.models import pipeline
-from ccray.schema import ATTRIBUTION, CATALOG, SEEN, hex_key, key_of
+from ccray.schema import ATTRIBUTION, CAPTIONS, CATALOG, SEEN, hex_key, key_of
 from ccray.stages import publish
 from ccray.storage import Root
 from tests import folders
@@ -77,6 +77,9 @@ def trained(root: Root, recipe: Recipe, seen: dict[int, int], catalog: list[dict
     for shard in (0, 1):
         rows = [one | {"shard": shard} for one in catalog[shard::2]]
         storage.seal(root, "catalog", shard, pa.Table.from_pylist(rows, CATALOG), CATALOG, "key")
+        captions = [{"key": one["key"], "shard": shard, "caption": f"a picture: {one['title']}", "language": "en", "status": "ok"} for one in rows]
+        directory = storage.stage_of(recipe, "caption").directory
+        storage.seal(root, directory, shard, pa.Table.from_pylist(captions, CAPTIONS), CAPTIONS, "key")
     for name in ("catalog", "caption", "encode", "train"):
         with storage.running(root, storage.stage_of(recipe, name)) as manifest:
             manifest.rows = len(catalog)
@@ -90,6 +93,7 @@ def trained(root: Root, recipe: Recipe, seen: dict[int, int], catalog: list[dict
 def published(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Root, Recipe, dict[int, int]]:
     root = Root(str(tmp_path_factory.mktemp("published")))
     catalog = [row(number) for number in range(12)]
+    catalog[2]["copies"] = [{"row_id": number, "source": "table", "title": "a copy", "license": "CC-BY-2.0"} for number in (1, 2)]
     seen = {key_of(str(number).encode()): number + 1 for number in range(9)}
     recipe = recipe_of(models, "catalog.policy=noncommercial")
     trained(root, recipe, seen, catalog)
@@ -122,7 +126,11 @@ def test_card_tells_the_licence_mix(published: tuple[Root, Recipe, dict[int, int
     assert f"9 images, {sum(seen.values())} times in all" in text
     assert "2 of the images are under share-alike licences" in text
     assert "2 of the images may not be used commercially" in text
-    assert "1 of the images have been taken down" in text
+    fingerprint = storage.stage_of(recipe, "train").fingerprint
+    assert f"1 of the images have been taken down since checkpoint `main` (fingerprint `{fingerprint}`) was trained" in text
+    assert "Of 1 of the images the sources held 2 copies more" in text
+    assert "in `../dataset`" in text
+    assert "allow_unknown_components" not in text
     assert "1 of the images come from sources that name no creator" in text
     assert storage.stage_of(recipe, "catalog").fingerprint in text
     assert "has not been evaluated" in text
@@ -157,7 +165,7 @@ def test_manifest(published: tuple[Root, Recipe, dict[int, int]]) -> None:
     before = Path(root.path("published/model/README.md")).stat().st_mtime_ns
     assert publish.run(recipe, root) == manifest
     assert Path(root.path("published/model/README.md")).stat().st_mtime_ns == before
-    assert root.names("published") == ["manifest.json", "model"]
+    assert root.names("published") == ["dataset", "manifest.json", "model"]
 
 
 PROGRAM = """
@@ -236,6 +244,40 @@ def test_continued_models_name_what_they_continue(models: Path, tmp_path: Path) 
     assert parts["denoiser"]["source"] == "continued here from a local folder, start (licence: openrail)"
     assert "before that" in parts["denoiser"]["training_data"]
     assert parts["vae"]["license"] == "openrail"
+
+
+def test_the_dataset_stands_beside_its_model(published: tuple[Root, Recipe, dict[int, int]]) -> None:
+    root, _, _ = published
+    names = [name for name in root.files("published/dataset/data") if name.endswith(".parquet")]
+    found = [row for name in names for row in pq.read_table(root.path(name)).to_pylist()]
+    gone = hex_key(key_of(b"4"))
+    assert {one["key"] for one in found} == {hex_key(key_of(str(number).encode())) for number in range(12)} - {gone}
+    assert {one["caption_shapes_blip2"] for one in found} == {f"a picture: title {number}" for number in range(12) if number != 4}
+    assert "`../model`" in root.read("published/dataset/README.md").decode()
+    attributed = {one["key"]: one["taken_down"] for one in pq.read_table(root.path("published/model/attribution.parquet")).to_pylist()}
+    assert [key for key, taken in attributed.items() if taken] == [gone]
+
+
+def test_the_model_alone(models: Path, tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    recipe = recipe_of(models, "publish.parts=[model]")
+    trained(root, recipe, {key_of(b"0"): 1}, [row(0)])
+    publish.run(recipe, root)
+    assert root.names("published") == ["manifest.json", "model"]
+    assert "../dataset" not in root.read("published/model/README.md").decode()
+
+
+def test_components_of_unknown_terms_are_named_where_the_recipe_lets_them_pass(models: Path, tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    nameless = folders.blip2_folder(tmp_path / "nameless")
+    (nameless / "README.md").unlink(missing_ok=True)
+    recipe = recipe_of(models, f"caption.model={nameless}", "allow_unknown_components=true")
+    trained(root, recipe, {key_of(b"0"): 1}, [row(0)])
+    publish.run(recipe, root)
+    text = root.read("published/model/README.md").decode()
+    sentence = next(line for line in text.splitlines() if "allow_unknown_components" in line)
+    assert "captioner `a local folder, nameless`" in sentence
+    assert "denoiser" not in sentence
 
 
 def test_an_image_that_nobody_can_name_stops_publication(models: Path, tmp_path: Path) -> None:

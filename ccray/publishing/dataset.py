@@ -1,0 +1,88 @@
+"""published/dataset/: rows, attribution and papers, put together shard by shard in a draft."""
+
+import logging
+from pathlib import Path
+
+from ccray import components, storage
+from ccray.components import Component
+from ccray.config import Recipe
+from ccray.interfaces import Failed
+from ccray.publishing import croissant, dataset_card, summary, table
+from ccray.publishing.credits import Credits
+from ccray.publishing.folders import Draft
+from ccray.publishing.subject import Dataset
+from ccray.publishing.table import Layout, Plan, SplitFiles
+from ccray.publishing.tally import Tally
+from ccray.storage import Manifest, Root
+
+log = logging.getLogger(__name__)
+
+FOLDER = "published/dataset"
+SIGN = "croissant.json"
+MODEL_SENTENCE = "The model that learned from its train split is in `../model`; where both are on a hub, it is the model of the same name."
+
+
+def write(recipe: Recipe, root: Root, catalog: Manifest, caption: Manifest, draft: Draft, scratch: Path, gone: frozenset[int]) -> Dataset:
+    """Fill the draft of the dataset folder.
+
+    Args:
+        catalog: the finished catalog's manifest.
+        caption: that of the recipe's captions.
+        scratch: a local folder for rows on their way.
+        gone: keys of images that were taken down; they are left out.
+
+    Raises:
+        Failed: when no image is left, or a table does not fit the catalog.
+    """
+    layout = table.layout(recipe, root, gone)
+    plan = table.plan(root, layout, table.rows_per_file(recipe))
+    tally = _rows(recipe, root, catalog, layout, plan, draft, scratch)
+    if not tally.images:
+        raise Failed("no image of the catalog is left to publish: all were taken down")
+    parts = _components(recipe, caption)
+    model = MODEL_SENTENCE if "model" in recipe.publish.parts else None
+    subject = Dataset(recipe, catalog, layout, plan, tally, draft.files, parts, model)
+    sections = summary.sections(subject)
+    draft.write("README.md", dataset_card.card(subject))
+    draft.write("training-content-summary.md", summary.as_markdown(sections))
+    draft.write("training-content-summary.json", summary.as_json(sections))
+    facts = {"dataset": subject.name, "recipe": recipe.name, "fingerprint of the catalog": catalog.fingerprint}
+    draft.write("components.json", components.to_json(parts, facts))
+    draft.write(SIGN, croissant.croissant(subject))
+    return subject
+
+
+def _rows(recipe: Recipe, root: Root, catalog: Manifest, layout: Layout, plan: Plan, draft: Draft, scratch: Path) -> Tally:
+    """Every table of the folder, in one pass over the shards."""
+    publish, tally = recipe.publish, Tally()
+    files = SplitFiles(root, layout, plan, draft)
+    title = f"{recipe.name}: whose images these are"
+    credits = Credits(draft, scratch, catalog.rows, publish.page_rows, publish.plain_pages_up_to, title)
+    for shard, rows in table.shards(root, layout):
+        files.write(shard, rows)
+        credits.add(rows)
+        tally.add(rows, layout.captions)
+    files.close()
+    credits.finish()
+    return tally
+
+
+def _components(recipe: Recipe, caption: Manifest) -> list[Component]:
+    """The models that described or judged the images; none of them is in the folder."""
+    found = [_component("captioner", "Blip2ForConditionalGeneration", recipe.caption.model, caption.facts.get("captioner_sha256"))]
+    return found + [_component(f"filter: {one.name}", "image classifier", one.model, None) for one in recipe.catalog.filters]
+
+
+def _component(role: str, kind: str, reference: str, digest: str | None) -> Component:
+    origin, place = components.origin_of(reference), Path(storage.model_path(reference))
+    return Component(
+        role=role,
+        folder=None,
+        kind=kind,
+        source=components.public_name(reference),
+        license=origin.license,
+        training_data=origin.training_data,
+        stated_by=origin.stated_by,
+        parameters=components.parameter_count(place) or None,
+        sha256=components.digests(place) or ({"weights": digest} if digest else {}),
+    )

@@ -1,0 +1,128 @@
+"""Roots written by hand: a finished catalog with captions, and bytes if asked for, of images whose strangers' words are as awkward as can be."""
+
+import hashlib
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from ccray import config, recipes, storage
+from ccray.config import Recipe
+from ccray.licenses import parse
+from ccray.schema import CAPTIONS, CATALOG, IMAGES, id_of, key_of
+from ccray.storage import Root
+
+LICENSES = ("CC0-1.0", "CC-BY-2.0", "CC-BY-SA-4.0", "CC-BY-NC-2.0", "https://creativecommons.org/publicdomain/mark/1.0/", "CC-BY-3.0-JP")
+TITLES = (
+    "Bridge at dusk",
+    "夕焼けの海を歩く猫、そして長い長い影",
+    "صورة لمسجد قديم في المدينة",
+    "<script>document.title='stolen'</script><img src=x onerror=\"document.title='stolen'\">",
+    None,
+    "A very long title " + "that goes on and on, " * 25,
+    "'; DROP TABLE images; -- {creator} {0} %s",
+    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft",
+)
+CREATORS = ("Jane Doe", None, "山田 太郎", "نجيب محفوظ", "<b>bold</b> & sons", "x" * 90)
+PAGES = ("https://photos.example.org/{n}", 'https://commons.example.org/wiki/File:{n}?a=1&b="2"', None, "javascript:alert({n})")
+SOURCES = ("yfcc100m", "table", "openverse")
+SEEN_AT = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def recipe_of(*words: str) -> Recipe:
+    """Recipe `tiny` that publishes a dataset alone."""
+    return config.build(recipes.named("tiny"), ["publish.parts=[dataset]", "catalog.source=table:rows.parquet", *words])
+
+
+def picture(number: int) -> bytes:
+    """A small PNG of its own."""
+    stream = io.BytesIO()
+    Image.new("RGB", (16 + number % 5, 24), ((number * 7) % 256, number % 256, 90)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def row(number: int) -> dict[str, Any]:
+    """A row of the catalog."""
+    license = parse("CC-BY-ND-4.0" if number % 37 == 36 else LICENSES[number % len(LICENSES)])
+    data = picture(number) + str(number).encode()
+    key = key_of(data)
+    page = PAGES[number % len(PAGES)]
+    creator = CREATORS[number % len(CREATORS)]
+    return {
+        "key": key,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "row_id": id_of("test", str(number)),
+        "format": "PNG",
+        "width": 16 + number % 5,
+        "height": 24,
+        "license": license.spdx,
+        "license_url": license.url,
+        "commercial": license.commercial,
+        "derivatives": license.derivatives,
+        "share_alike": license.share_alike,
+        "attribution": license.attribution,
+        "license_basis": "source record",
+        "license_evidence": license.url,
+        "license_seen_at": SEEN_AT + timedelta(minutes=number),
+        "creator": creator,
+        "creator_url": f"https://people.example.org/{number % 9}" if creator else None,
+        "title": TITLES[number % len(TITLES)],
+        "source": SOURCES[number % len(SOURCES)],
+        "source_ref": str(number),
+        "source_url": page and page.format(n=number),
+        "image_url": f"https://www.static{number % 3}.example.net/{number}.png" if number % 2 else None,
+        "private": '{"uid": "secret"}',
+        "phash": key,
+        "duplicate_group": key,
+        "copies": [copy(number)] if number % 10 == 0 else None,
+        "split": "train" if license.derivatives and number % 8 else "validation" if license.derivatives else "evaluation",
+    }
+
+
+def copy(number: int) -> dict[str, Any]:
+    return {
+        "row_id": number,
+        "source": "table",
+        "source_ref": f"copy {number}",
+        "source_url": f"https://elsewhere.example.org/{number}",
+        "title": f"copy of {number}",
+        "creator": "Copyist <i>",
+        "creator_url": None,
+        "license": "CC-BY-4.0",
+        "license_url": "https://creativecommons.org/licenses/by/4.0/",
+        "bits": 2,
+    }
+
+
+def finished(place: Path, recipe: Recipe, count: int, shards: int = 3, images: bool = False, reasons: dict[str, int] | None = None) -> Root:
+    """A root whose catalog and captions are finished."""
+    root = Root(str(place))
+    every = [row(number) for number in range(count)]
+    for shard in range(shards):
+        rows = [one | {"shard": shard} for one in every[shard::shards]]
+        storage.seal(root, "catalog", shard, pa.Table.from_pylist(rows, CATALOG), CATALOG, "key")
+        captions = [caption(one, shard, f"a picture, number {one['source_ref']}", "en") for one in rows]
+        storage.seal(root, storage.stage_of(recipe, "caption").directory, shard, pa.Table.from_pylist(captions, CAPTIONS), CAPTIONS, "key")
+        if images:
+            numbers = range(shard, count, shards)
+            made = [{"row_id": one["row_id"], "key": one["key"], "image": picture(number)} for one, number in zip(rows, numbers, strict=True)]
+            made += [{"row_id": number, "reason": "download_failed"} for number in range(5)]
+            table = pa.Table.from_pylist(made, IMAGES)
+            storage.seal(root, "images", shard, table, IMAGES, "row_id", row_group_rows=64, order=("key", "row_id"))
+    shipped = [caption(one, 0, f"as shipped, {one['source_ref']}", "ja") for one in every[0::shards] if one["source"] == "yfcc100m"]
+    storage.seal(root, "captions/source-blip2_caption", 0, pa.Table.from_pylist(shipped, CAPTIONS), CAPTIONS, "key")
+    for name in ("catalog", "caption"):
+        with storage.running(root, storage.stage_of(recipe, name)) as manifest:
+            manifest.rows = count
+            manifest.counts = (reasons or {}) if name == "catalog" else {"ok": count}
+            manifest.facts = {"listed": count + sum((reasons or {}).values())}
+    return root
+
+
+def caption(one: dict[str, Any], shard: int, text: str, language: str) -> dict[str, Any]:
+    failed = int(one["source_ref"]) % 50 == 49
+    status = "undecodable: no end" if failed else "ok"
+    return {"key": one["key"], "shard": shard, "caption": None if failed else text, "language": language, "prompt": "", "status": status}
