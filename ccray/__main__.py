@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from ccray import config, licenses, recipes, storage
+from ccray import components, config, licenses, recipes, storage
 from ccray.config import STAGE_SECTIONS, Recipe
 from ccray.interfaces import Failed, Refused
 from ccray.storage import Manifest, Root
@@ -131,6 +131,7 @@ def _stage(arguments: argparse.Namespace, words: list[str]) -> int:
 def _run(arguments: argparse.Namespace, words: list[str]) -> int:
     recipe, root = _recipe(arguments, words)
     for name in STAGE_SECTIONS:  # refuse what cannot be continued before starting anything
+        components.check(recipe, name)
         storage.state(root, storage.stage_of(recipe, name))
     for name in STAGE_SECTIONS:
         _run_stage(name, recipe, root)
@@ -140,6 +141,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
 
 
 def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
+    components.check(recipe, name)
     stage = storage.stage_of(recipe, name)
     if storage.state(root, stage) == "finished":
         manifest = storage.read_manifest(root, stage.directory)

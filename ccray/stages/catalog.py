@@ -7,7 +7,7 @@ that neither is taken for another source's after `catalog/` was removed.
 
 from dataclasses import replace
 
-from ccray import schema
+from ccray import components, schema
 from ccray.config import Recipe
 from ccray.data.fetching import FetchImages
 from ccray.data.indexing import IMAGES, LISTING, Index, write_index
@@ -30,6 +30,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         Refused: when the source cannot be used, or the root holds another catalog.
         Failed: when no image is left; `rejects/` then says why.
     """
+    components.check(recipe, NAME)
     stage = stage_of(recipe, NAME)
     if state(root, stage) == "finished":
         return _manifest(root, stage)

@@ -39,6 +39,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         Refused: on missing inputs, before any write.
         Failed: when an image that the model saw cannot be named.
     """
+    components.check(recipe, NAME)
     stage = storage.stage_of(recipe, NAME)
     if storage.state(root, stage) == "finished":
         found = storage.read_manifest(root, stage.directory)

@@ -23,7 +23,7 @@ from ray.train.collective import barrier
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from ccray import storage
+from ccray import components, storage
 from ccray.config import Recipe
 from ccray.data import rounds
 from ccray.data.eligible import Doors
@@ -45,9 +45,11 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     """Train the denoiser, or continue from the newest checkpoint.
 
     Raises:
-        Refused: when an input is not finished, or latents, text and denoiser do not fit each other.
+        Refused: when an input is not finished, latents, text and denoiser do not fit each other, or the policy does not let a part of the
+            model be used.
         Failed: when no image may be trained on, or training fails.
     """
+    components.check(recipe, NAME)
     stage = storage.stage_of(recipe, NAME)
     if storage.state(root, stage) == "finished":
         found = storage.read_manifest(root, stage.directory)
