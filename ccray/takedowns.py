@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from ccray import storage
 from ccray.interfaces import Failed, Refused
 from ccray.schema import hex_key
 from ccray.storage import Root
@@ -222,3 +223,14 @@ def taken_down_rows(takedowns: Takedowns, table: pa.Table) -> pa.BooleanArray:
 
 def _is_in(held: pa.Array | pa.ChunkedArray, values: pa.Array) -> np.ndarray:
     return np.asarray(pc.is_in(held, values).to_numpy(zero_copy_only=False), bool)
+
+
+def listed(root: Root, directory: str) -> frozenset[int]:
+    """`row_id` of every row of a listing (a directory of shards) that was taken down, so that nothing fetches it."""
+    takedowns = load(root)
+    found = [np.zeros(0, np.int64)]
+    for shard in storage.sealed_shards(root, directory) if takedowns else []:
+        path = f"{directory}/{storage.shard_name(shard)}"
+        table = root.read_table(path, columns=["row_id", *URL_COLUMNS, *CREATOR_COLUMNS, CREATOR_URL])
+        found.append(table["row_id"].filter(taken_down_rows(takedowns, table)).to_numpy())
+    return frozenset(np.concatenate(found).tolist())

@@ -17,6 +17,7 @@ from ccray.schema import hex_key
 from ccray.storage import Root
 
 READERS = 16
+_IDS = ("key", "row_id", "duplicate_group", "phash")
 MOST = 8  # names that an ambiguous question is answered with
 
 
@@ -57,7 +58,16 @@ class Lineage:
     taken_down: list[dict[str, Any]] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As plain values; keys and row ids as people see them."""
+        return {name: _shown(value) for name, value in asdict(self).items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shown(one) for one in value]
+    if isinstance(value, dict):
+        return {name: hex_key(one) if name in _IDS and isinstance(one, int) else _shown(one) for name, one in value.items()}
+    return value
 
 
 def of(root: Root, name: str) -> Lineage:

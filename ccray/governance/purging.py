@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ccray import schema, storage
-from ccray.governance.holding import evaluated
+from ccray.governance.holding import dataset_tables, evaluated, rows_in
 from ccray.governance.matching import is_whole
 from ccray.schema import Reject
 from ccray.storage import MANIFEST, Root
@@ -192,14 +192,28 @@ def _staging(root: Root, wanted: pa.Array, detail: str) -> Iterator[str]:
 def _written_anew(root: Root, wanted: pa.Array) -> Iterator[str]:
     """Remove what is made of many rows and cannot be mended row by row; its stage makes it again."""
     if evaluated(root, wanted):
-        root.delete("evaluation")
+        for name in [name for name in root.names("evaluation") if name not in ("prompts", storage.LEASE)]:
+            root.delete(f"evaluation/{name}")
+        root.delete("evaluation/prompts")  # last, for they tell a run after a kill that the rest must go
         yield "evaluation: removed, captions of these images were its prompts; `ccray evaluate` draws anew"
     for path in [f"catalog/{name}" for name in root.names("catalog") if name.startswith("report")]:
         root.delete(path)
-        yield f"{path}: removed, it may show them; `ccray catalog` with the same recipe writes it anew"
-    if root.exists("published/dataset"):
-        root.delete("published/dataset")
-        yield "published/dataset: removed; `ccray publish` writes it anew"
+        yield f"{path}: removed, it may show them"
+    yield from _dataset(root, wanted)
+
+
+def _dataset(root: Root, wanted: pa.Array) -> Iterator[str]:
+    """Remove the published dataset if it has such rows, or cannot tell, or is not whole."""
+    manifest = storage.read_manifest(root, "published")
+    tables = [rows_in(root, path, wanted) for path in dataset_tables(root)]
+    whole = manifest is not None and manifest.status == "finished"
+    if not root.exists("published/dataset") or (whole and tables and not any(tables)):
+        return
+    if manifest is not None and whole:
+        manifest.status = "running"  # first, so that publish never takes what is left for whole
+        root.write_json(f"published/{MANIFEST}", manifest.__dict__)
+    root.delete("published/dataset")
+    yield "published/dataset: removed; `ccray publish` writes it anew"
 
 
 def _rewrite(root: Root, path: str, change: Change) -> None:

@@ -22,13 +22,15 @@ def run(root: Root, lines: Sequence[Line], reason: str | None, purge: bool, say:
     """
     if not purge:
         _recorded(root, lines, reason, say)
+        for line in _running(root):
+            say(line)
         return
     with purging.alone(root):
         keys = _recorded(root, lines, reason, say)
         say("")
-        for line in purging.purge(root, keys, reason or "taken down"):
+        for line in purging.purge(root, keys, reason or _reasons(root, keys)):
             say(f"purged  {line}")
-        say(f"purged: no file under {root.uri} holds bytes, captions or latents of {len(keys):,} images any more")
+        say(f"purged: no file under {root.uri} holds bytes, captions or latents of {_some(len(keys), 'image')} any more")
 
 
 def _recorded(root: Root, lines: Sequence[Line], reason: str | None, say: Say) -> frozenset[int]:
@@ -77,8 +79,12 @@ def _is_new(match: Match, earlier: _Earlier) -> bool:
 def _told(match: Match) -> str:
     if not match.rows:
         return f"line {match.line.number}: {match.line.text}: 0 rows here; recorded, and applied to whatever is listed later"
-    images = f"{len(match.keys):,} images: {matching.shown(match.keys)}" if match.keys else "not fetched"
-    return f"line {match.line.number}: {match.line.text}: {len(match.rows):,} rows, {images}"
+    images = f"{_some(len(match.keys), 'image')}: {matching.shown(match.keys)}" if match.keys else "not fetched"
+    return f"line {match.line.number}: {match.line.text}: {_some(len(match.rows), 'row')}, {images}"
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _tell_consequences(root: Root, keys: frozenset[int], say: Say) -> None:
@@ -89,9 +95,18 @@ def _tell_consequences(root: Root, keys: frozenset[int], say: Say) -> None:
     say("no output of this root holds them" if not found else "these outputs hold them now; no stage reads them again from there:")
     for one in found:
         say(f"  {one.line()}")
-    for directory in purging.directories(root):
-        if root.exists(f"{directory}/{storage.LEASE}"):
-            say(f"a run holds {directory} now: it may have read its takedowns already; give the same list again when it has ended")
+
+
+def _running(root: Root) -> list[str]:
+    """A word on every stage that runs now."""
+    held = [directory for directory in purging.directories(root) if root.exists(f"{directory}/{storage.LEASE}")]
+    return [f"a run holds {directory} now, and may have read its takedowns already: give the same list again when it has ended" for directory in held]
+
+
+def _reasons(root: Root, keys: frozenset[int]) -> str:
+    """Why images were taken down, as said when they were."""
+    found = {record.reason: None for _, record in takedowns.records(root) if record.reason and keys & set(record.keys)}
+    return "; ".join(found) or "taken down"
 
 
 def read_list(text: str | None, path: str) -> list[Line]:

@@ -7,12 +7,13 @@ that neither is taken for another source's after `catalog/` was removed.
 
 from dataclasses import replace
 
-from ccray import components, schema
+from ccray import components, schema, takedowns
 from ccray.config import Recipe
 from ccray.data.fetching import FetchImages
 from ccray.data.indexing import IMAGES, LISTING, Index, write_index
 from ccray.data.listing import open_source, shards
 from ccray.data.sources.listed import Source
+from ccray.data.withholding import FetchOthers
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, map_shards, say
 from ccray.storage import MANIFEST, Manifest, Root, Stage, now, read_manifest, running, seal, shard_name, stage_of, state
@@ -68,7 +69,8 @@ def _list(recipe: Recipe, root: Root, source: Source, part: Stage) -> None:
 def _fetch(recipe: Recipe, root: Root, source: Source, stage: Stage, part: Stage) -> None:
     _mark(root, part, None)
     pool = recipe.resources.catalog
-    step = Step(FetchImages, (recipe.catalog, source.base, source.image_column), schema.IMAGES, min(BATCH, pool.rows_per_block), pool)
+    arguments = (takedowns.listed(root, LISTING), FetchImages, recipe.catalog, source.base, source.image_column)
+    step = Step(FetchOthers, arguments, schema.IMAGES, min(BATCH, pool.rows_per_block), pool)
     files = map_shards(root, stage, LISTING, FETCHED_COLUMNS, [step], IMAGES_DOOR, pool.rows_per_block)
     _mark(root, part, files)
 
