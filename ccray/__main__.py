@@ -5,10 +5,12 @@
     ccray status --root runs/tiny                     what is done
     ccray show --recipe commoncanvas-s-c --origins    every setting and where it comes from
     ccray license "https://creativecommons.org/licenses/by/4.0/"
+    ccray takedown --root runs/tiny --list FILE       take images down: key:, sha256:, url: or creator: a line
+    ccray lineage KEY --root runs/tiny                where an image came from, and what used it
     ccray serve --recipe tiny                         the endpoint
 
-Exit code 0: done. 1: failed after starting. 2: refused before any write. `show`, `license`, `status` and a finished stage import neither
-Ray nor torch.
+Exit code 0: done. 1: failed after starting. 2: refused before any write. `show`, `license`, `status`, `takedown`, `lineage` and a finished
+stage import neither Ray nor torch.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-from ccray import config, licenses, probing, recipes, storage
+from ccray import components, config, licenses, probing, recipes, storage, takedowns
 from ccray.config import STAGE_SECTIONS, Recipe
 from ccray.interfaces import Failed, Refused
 from ccray.storage import Manifest, Root
@@ -86,6 +88,17 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--model", action="append", default=[], metavar="ID=PATH_OR_HUB", help="serve this diffusers folder (repeatable)")
     license_command = commands.add_parser("license", help="what a licence text permits, one JSON object a line")
     license_command.add_argument("text", nargs="*", help="licence texts; without any, lines of standard input")
+    takedown_command = commands.add_parser("takedown", help=HELP["takedown"], description=HELP["takedown"])
+    takedown_command.add_argument("--root", metavar="URI", required=True, help="a path or s3://bucket/prefix")
+    takedown_command.add_argument(
+        "--list", metavar="FILE", required=True, help="a line each key:HEX16, sha256:HEX64, url:URL or creator:NAME; - for stdin"
+    )
+    takedown_command.add_argument("--reason", metavar="TEXT", help="kept with each line")
+    takedown_command.add_argument("--purge", action="store_true", help="also take bytes, captions and latents out of every file under the root")
+    lineage_command = commands.add_parser("lineage", help=HELP["lineage"], description=HELP["lineage"])
+    lineage_command.add_argument("image", metavar="KEY", help="16 or 64 hex digits of the image's sha256, or the source's own id")
+    lineage_command.add_argument("--root", metavar="URI", required=True, help="a path or s3://bucket/prefix")
+    lineage_command.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 
 
@@ -100,6 +113,8 @@ HELP = {
     "serve": "answer the OpenAI Images API",
     "show": "print a recipe",
     "status": "say what a root holds",
+    "takedown": "take images down: every reader leaves them out from then on",
+    "lineage": "say where an image came from, and which captions, latents and checkpoints used it",
 }
 
 
@@ -136,6 +151,7 @@ def _stage(arguments: argparse.Namespace, words: list[str]) -> int:
 def _run(arguments: argparse.Namespace, words: list[str]) -> int:
     recipe, root = _recipe(arguments, words)
     for name in STAGE_SECTIONS:  # refuse what cannot be continued before starting anything
+        components.check(recipe, name)
         storage.state(root, storage.stage_of(recipe, name))
     for name in STAGE_SECTIONS:
         _run_stage(name, recipe, root)
@@ -145,6 +161,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
 
 
 def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
+    components.check(recipe, name)
     if name == "publish":  # it sees for itself what is left to do: images may have been taken down since
         from ccray.stages import publish
 
@@ -233,8 +250,7 @@ def _show(arguments: argparse.Namespace, words: list[str]) -> int:
 
 
 def _status(arguments: argparse.Namespace, words: list[str]) -> int:
-    if words:
-        raise Refused(f"status takes no settings: got {words[0]!r}")
+    _refuse_words("status", words)
     root = Root(arguments.root or f"runs/{arguments.recipe or 'tiny'}")
     directories = storage.stage_directories(root)
     if not directories:
@@ -243,7 +259,51 @@ def _status(arguments: argparse.Namespace, words: list[str]) -> int:
         manifest = storage.read_manifest(root, directory)
         assert manifest is not None
         print(f"{manifest.stage:<9} {manifest.status:<9} {directory:<32} {summary(manifest)}")
+    from ccray.governance import holding
+
+    for one in holding.held(root, takedowns.taken_down(root)):
+        print(one.line())
     return 0
+
+
+def _takedown(arguments: argparse.Namespace, words: list[str]) -> int:
+    _refuse_words("takedown", words)
+    from ccray.governance import takedown
+
+    lines = takedown.read_list(_list_text(arguments.list), arguments.list)
+    root = Root(arguments.root)
+    root.check_writable()
+    takedown.run(root, lines, arguments.reason, arguments.purge, print)
+    return 0
+
+
+def _list_text(path: str) -> str | None:
+    """A list of takedowns as text; None when it is not UTF-8."""
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise Refused(f"--list {path} cannot be read: {error.strerror}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+
+
+def _lineage(arguments: argparse.Namespace, words: list[str]) -> int:
+    _refuse_words("lineage", words)
+    from ccray.governance import lineage
+
+    found = lineage.of(Root(arguments.root), arguments.image)
+    if arguments.json:
+        print(json.dumps(found.json(), indent=2, ensure_ascii=False, default=str))
+    else:
+        lineage.tell(found, print)
+    return 0
+
+
+def _refuse_words(command: str, words: list[str]) -> None:
+    if words:
+        raise Refused(f"{command} takes no settings: got {words[0]!r}")
 
 
 def summary(manifest: Manifest) -> str:
@@ -271,6 +331,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "serve": _serve,
     "show": _show,
     "status": _status,
+    "takedown": _takedown,
+    "lineage": _lineage,
 }
 
 

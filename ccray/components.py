@@ -1,22 +1,44 @@
-"""The parts of a published model: where each comes from, under which licence, what it learned from, and the sha256 of its weights.
+"""The pretrained parts of a run: where each comes from, under which licence, what it learned from, whether it may be used commercially, and the
+sha256 of its weights.
 
-What a part's own card or paper states is repeated with its source and not checked; what nobody states is "unknown".
+What a part's own card or paper states is repeated with its source and not checked; what nobody states is "unknown". A person may declare more
+(`components.captioner.license=...`), and is then named as the one who says so.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from ccray import storage
-from ccray.config import Recipe
+from ccray import licenses, storage
+from ccray.config import Commercial, Recipe, Terms
+from ccray.interfaces import Refused
 
 UNKNOWN = "unknown"
 SHAPES_DATA = "pictures of ccray's shapes world, drawn by its own code (CC0); no held-out combination among them"
+Role = Literal["captioner", "vae", "text_encoder", "start_from", "filters"]
+# Whose terms a stage asks about before it writes anything. What training starts from brings its own text encoder.
+ROLES: dict[str, tuple[Role, ...]] = {
+    "catalog": ("filters",),
+    "caption": ("captioner",),
+    "encode": ("vae",),
+    "train": ("filters", "captioner", "vae", "text_encoder", "start_from"),
+    "evaluate": (),
+    "publish": ("filters", "captioner", "vae", "text_encoder", "start_from"),
+}
+COMMERCIAL_POLICIES: tuple[licenses.Policy, ...] = ("commercial", "permissive")
+
+# Licences as model cards name them (the hub's ids) that allow commercial use; Creative Commons' own are read by `licenses`.
+OPEN = {"apache-2.0", "mit", "isc", "unlicense", "wtfpl", "zlib", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear"}
+OPEN |= {"mpl-2.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "gpl", "gpl-2.0", "gpl-3.0", "agpl-3.0", "artistic-2.0", "ecl-2.0", "ms-pl", "epl-2.0", "odc-by"}
+CLOSED = ("non-commercial", "noncommercial", "non commercial", "research-only", "research only", "researchrail", "-nc")
+RAIL = re.compile(r"(\b|open)rail\b")  # OpenRAIL-M, CreativeML Open RAIL++-M, bigscience-bloom-rail-1.0
+RAIL_NOTE = "commercial use is allowed under the use restrictions that the licence lists, which go with every copy and derivative"
 
 
 @dataclass(frozen=True)
@@ -26,22 +48,33 @@ class Origin:
     license: str = UNKNOWN
     training_data: str = UNKNOWN
     stated_by: str = UNKNOWN
+    commercial: Commercial = "unknown"
+    note: str = ""
 
 
 # Parts of the published recipes, which lie on the hub: what their cards and papers state.
 HUB: dict[str, Origin] = {
     "stabilityai/stable-diffusion-2-base/vae": Origin(
-        "CreativeML Open RAIL++-M", "LAION-5B subsets, not listed image by image", "the card of stabilityai/stable-diffusion-2-base"
+        "CreativeML Open RAIL++-M",
+        "LAION-5B subsets, not listed image by image",
+        "the card of stabilityai/stable-diffusion-2-base",
+        "yes",
+        RAIL_NOTE,
     ),
     "stabilityai/stable-diffusion-2-base/text_encoder": Origin(
-        "CreativeML Open RAIL++-M", "LAION-2B (OpenCLIP ViT-H/14)", "the card of stabilityai/stable-diffusion-2-base"
+        "CreativeML Open RAIL++-M", "LAION-2B (OpenCLIP ViT-H/14)", "the card of stabilityai/stable-diffusion-2-base", "yes", RAIL_NOTE
     ),
-    "madebyollin/sdxl-vae-fp16-fix": Origin("MIT", "fine-tuned from the SDXL VAE, whose training data are not published", "its card"),
-    "cyberagent/calm2-7b": Origin("Apache-2.0", "1.3 trillion tokens of Japanese and English text, not listed", "its card"),
+    "stabilityai/stable-diffusion-2-base": Origin(
+        "CreativeML Open RAIL++-M", "LAION-5B subsets, not listed image by image", "its card", "yes", RAIL_NOTE
+    ),
+    "madebyollin/sdxl-vae-fp16-fix": Origin("MIT", "fine-tuned from the SDXL VAE, whose training data are not published", "its card", "yes"),
+    "cyberagent/calm2-7b": Origin("Apache-2.0", "1.3 trillion tokens of Japanese and English text, not listed", "its card", "yes"),
     "Salesforce/blip2-opt-2.7b": Origin(
         "MIT (its language model OPT-2.7B: OPT license, non-commercial)",
         "COCO, Visual Genome, CC3M, CC12M, SBU and 115 million images of LAION-400M; OPT's text corpus",
         "its card and arXiv 2301.12597",
+        "unknown",
+        "its card says MIT, but it holds the weights of OPT-2.7B, whose licence allows research only; nobody says which of the two decides",
     ),
 }
 
@@ -59,6 +92,100 @@ class Component:
     stated_by: str
     parameters: int | None = None
     sha256: dict[str, str] = field(default_factory=dict)  # weights file -> hex digest
+    revision: str | None = None  # commit on the hub, where this machine's cache knows it
+    commercial: Commercial = "unknown"
+    note: str = ""
+
+
+def check(recipe: Recipe, stage: str) -> None:
+    """Whether the policy lets a stage use the pretrained parts that it needs.
+
+    Raises:
+        Refused: under a commercial policy, when a part may not be used commercially, or nobody says that it may and
+            `allow_unknown_components` is not set; the part, its licence, who states it, and what to do are named.
+    """
+    policy = recipe.train.policy or recipe.catalog.policy
+    if policy not in COMMERCIAL_POLICIES:
+        return
+    for role, reference in used(recipe, ROLES[stage]):
+        origin = origin_in(recipe, role, reference)
+        if origin.commercial == "no" or (origin.commercial == "unknown" and not recipe.allow_unknown_components):
+            raise Refused(_refusal(role, reference, origin, policy))
+
+
+def _refusal(role: Role, reference: str, origin: Origin, policy: str) -> str:
+    verdict = "may not be used commercially" if origin.commercial == "no" else "is not known to allow commercial use"
+    note = f"; {origin.note}" if origin.note else ""
+    cure = f"use another, or policy noncommercial; where you know better, declare components.{role}.license=... or components.{role}.commercial=yes"
+    unknown = ", or accept it with allow_unknown_components=true, which the model card then says" if origin.commercial == "unknown" else ""
+    return (
+        f"the {role.replace('_', ' ')} {public_name(reference)} {verdict}, which policy {policy} asks for: licence {origin.license}, "
+        f"stated by {origin.stated_by}{note}: {cure}{unknown}"
+    )
+
+
+def allowance(recipe: Recipe) -> str | None:
+    """For the model card: which parts of unknown terms a commercial policy let through, and on whose word; None when there are none."""
+    policy = recipe.train.policy or recipe.catalog.policy
+    found = [(role, ref, origin_in(recipe, role, ref)) for role, ref in used(recipe, ROLES["publish"])]
+    unknown = [
+        f"{role.replace('_', ' ')} `{public_name(ref)}` ({one.note or one.license})" for role, ref, one in found if one.commercial == "unknown"
+    ]
+    if policy not in COMMERCIAL_POLICIES or not unknown:
+        return None
+    return (
+        f"The images were chosen under policy {policy}, but nobody states that these parts may be used commercially; "
+        f"the recipe allowed them (`allow_unknown_components`): {'; '.join(unknown)}."
+    )
+
+
+def used(recipe: Recipe, roles: Sequence[Role]) -> Iterator[tuple[Role, str]]:
+    """The pretrained parts that a recipe takes for some roles, as references into the hub, this disk or the package."""
+    start = recipe.train.start_from
+    found: dict[Role, list[str]] = {
+        "filters": [one.model for one in recipe.catalog.filters],
+        "captioner": [recipe.caption.model],
+        "vae": [_reference(recipe.encode.model, recipe.encode.subfolder)],
+        "text_encoder": [] if start else [_reference(recipe.text.model, recipe.text.subfolder)],
+        "start_from": [start] if start else [],
+    }
+    for role in roles:
+        yield from ((role, reference) for reference in found[role])
+
+
+def origin_in(recipe: Recipe, role: Role, reference: str) -> Origin:
+    """What is stated of a part, with what the recipe declares laid over it."""
+    terms: Terms = getattr(recipe.components, role)
+    return _declared(origin_of(reference), terms, f"components.{role} of the recipe")
+
+
+def _declared(origin: Origin, terms: Terms, who: str) -> Origin:
+    if terms == Terms():
+        return origin
+    if terms.license is not None:
+        origin = replace(origin, license=terms.license, commercial=commercial_by(terms.license), note=note_of(terms.license))
+    origin = replace(origin, training_data=terms.training_data or origin.training_data)
+    if terms.commercial is not None:
+        origin = replace(origin, commercial=terms.commercial)
+    before = "" if origin.stated_by == UNKNOWN else f", over {origin.stated_by}"
+    return replace(origin, stated_by=f"{who}{before}")
+
+
+def commercial_by(license: str) -> Commercial:
+    """Whether a licence allows commercial use, by its name on a model card; "unknown" where the name does not tell."""
+    name = " ".join(license.lower().split())
+    if any(word in name for word in CLOSED):
+        return "no"
+    if name in OPEN or RAIL.search(name):
+        return "yes"
+    known = licenses.parse(license)
+    if known.commercial is None:
+        return "unknown"
+    return "yes" if known.commercial else "no"
+
+
+def note_of(license: str) -> str:
+    return RAIL_NOTE if RAIL.search(license.lower()) and commercial_by(license) == "yes" else ""
 
 
 def list_components(recipe: Recipe, folder: Path, learned_from: str, captioner_digest: str | None) -> list[Component]:
@@ -74,17 +201,23 @@ def list_components(recipe: Recipe, folder: Path, learned_from: str, captioner_d
     start = recipe.train.start_from
     text_source = f"{start}/text_encoder" if start else _reference(recipe.text.model, recipe.text.subfolder)
     part = "unet" if "unet" in index else "transformer"
+    vae_source = f"{start}/vae" if start else _reference(recipe.encode.model, recipe.encode.subfolder)
     return [
         _denoiser(recipe, folder, part, index[part][1], learned_from),
-        _pretrained("vae", folder, index["vae"][1], f"{start}/vae" if start else _reference(recipe.encode.model, recipe.encode.subfolder)),
-        _pretrained("text_encoder", folder, index["text_encoder"][1], text_source),
-        _captioner(recipe, captioner_digest),
+        _packed(recipe, "vae", folder, index["vae"][1], vae_source),
+        _packed(recipe, "text_encoder", folder, index["text_encoder"][1], text_source),
+        *describers(recipe, captioner_digest),
     ]
+
+
+def describers(recipe: Recipe, captioner_digest: str | None) -> list[Component]:
+    """The models that described or judged the images; none of them is in a published folder."""
+    return [_captioner(recipe, captioner_digest), *_filters(recipe)]
 
 
 def _denoiser(recipe: Recipe, folder: Path, part: str, kind: str, learned_from: str) -> Component:
     start = recipe.train.start_from
-    before = origin_of(start) if start else None
+    before = origin_in(recipe, "start_from", start) if start else None
     data = learned_from if before is None else f"{learned_from}; before that, in {public_name(start or '')}: {before.training_data}"
     source = (
         f"continued here from {public_name(start or '')} (licence: {before.license})"
@@ -92,32 +225,58 @@ def _denoiser(recipe: Recipe, folder: Path, part: str, kind: str, learned_from: 
         else f"trained here from random weights, seed {recipe.train.seed}"
     )
     weights = folder / part
-    return Component("denoiser", part, kind, source, recipe.publish.model_license, data, "ccray", parameter_count(weights), digests(weights))
-
-
-def _pretrained(role: str, folder: Path, kind: str, source: str) -> Component:
-    origin = origin_of(source)
-    weights = folder / role
     return Component(
-        role, role, kind, public_name(source), origin.license, origin.training_data, origin.stated_by, parameter_count(weights), digests(weights)
+        role="denoiser",
+        folder=part,
+        kind=kind,
+        source=source,
+        license=recipe.publish.model_license,
+        training_data=data,
+        stated_by="ccray",
+        parameters=parameter_count(weights),
+        sha256=digests(weights),
+        revision=revision_of(start) if start else None,
+        commercial=commercial_by(recipe.publish.model_license),
+        note=(before.note if before else "") or note_of(recipe.publish.model_license),
     )
+
+
+def _packed(recipe: Recipe, role: Literal["vae", "text_encoder"], folder: Path, kind: str, source: str) -> Component:
+    """A part that lies in the published folder."""
+    start = recipe.train.start_from
+    origin = origin_in(recipe, role, source)
+    if start and origin.license == UNKNOWN:
+        origin = origin_in(recipe, "start_from", start)
+    return _component(role, role, kind, source, origin, folder / role)
 
 
 def _captioner(recipe: Recipe, digest: str | None) -> Component:
     source = recipe.caption.model
-    origin = origin_of(source)
-    found = {"weights": digest} if digest else {}
-    place = Path(storage.model_path(source))
+    one = _component("captioner", None, "Blip2ForConditionalGeneration", source, origin_in(recipe, "captioner", source), _on_disk(source))
+    return one if one.sha256 or not digest else replace(one, sha256={"weights": digest})
+
+
+def _filters(recipe: Recipe) -> list[Component]:
+    return [
+        _component(f"filter_{one.name}", None, "image classifier", one.model, origin_in(recipe, "filters", one.model), _on_disk(one.model))
+        for one in recipe.catalog.filters
+    ]
+
+
+def _component(role: str, folder: str | None, kind: str, source: str, origin: Origin, weights: Path) -> Component:
     return Component(
-        "captioner",
-        None,
-        "Blip2ForConditionalGeneration",
-        public_name(source),
-        origin.license,
-        origin.training_data,
-        origin.stated_by,
-        parameter_count(place) or None,
-        digests(place) or found,
+        role=role,
+        folder=folder,
+        kind=kind,
+        source=public_name(source),
+        license=origin.license,
+        training_data=origin.training_data,
+        stated_by=origin.stated_by,
+        parameters=parameter_count(weights) or None,
+        sha256=digests(weights),
+        revision=revision_of(source),
+        commercial=origin.commercial,
+        note=origin.note,
     )
 
 
@@ -137,13 +296,51 @@ def origin_of(reference: str) -> Origin:
     """What is stated of a hub name, a `shapes:` teacher, or a local folder with a card (its own, or that of the pipeline it is part of)."""
     if reference in HUB:
         return HUB[reference]
-    place = Path(storage.model_path(reference)).expanduser()
-    for folder in (place, place.parent):
+    for folder in _folders(reference):
         card = front_matter(folder / "README.md")
         if card.get("license"):
             data = SHAPES_DATA if reference.startswith(storage.BUILT_IN) else _names(card.get("datasets"))
-            return Origin(str(card.get("license_name") or card["license"]), data, "its card")
+            license = " ".join(map(str, card["license"])) if isinstance(card["license"], list) else str(card["license"])
+            name = str(card.get("license_name") or license)
+            return Origin(name, data, "its card", commercial_by(name), note_of(name))
     return Origin()
+
+
+def _folders(reference: str) -> list[Path]:
+    """Where a card of a part may lie on this disk: its own folder, that above it, or the hub's cache."""
+    place = Path(storage.model_path(reference)).expanduser()
+    cached = _cached(reference)
+    return [place, place.parent] if place.is_dir() else [cached] if cached else []
+
+
+def _on_disk(reference: str) -> Path:
+    """A part's folder: as named, or in the hub's cache."""
+    place, cached = Path(storage.model_path(reference)).expanduser(), _cached(reference)
+    return cached / Path(*reference.split("/")[2:]) if cached and not place.is_dir() else place
+
+
+def weights_digest(reference: str) -> str | None:
+    """`storage.weights_digest` of a part that is on this disk, in a folder or in the hub's cache."""
+    return storage.weights_digest(str(_on_disk(reference)))
+
+
+def revision_of(reference: str) -> str | None:
+    """The commit of a hub name that this machine's cache holds; None for a folder, or when it is not there."""
+    cached = _cached(reference)
+    return cached.name if cached else None
+
+
+def _cached(reference: str) -> Path | None:
+    """The newest snapshot of a hub name (with or without a subfolder) in the local cache; nothing is asked over the network."""
+    parts = reference.split("/")
+    if len(parts) < 2 or ":" in reference or reference.startswith(("/", ".", "~")) or Path(reference).is_dir():
+        return None
+    from huggingface_hub.constants import HF_HUB_CACHE  # takes a moment to import, and only hub names need it
+
+    home = Path(HF_HUB_CACHE) / f"models--{parts[0]}--{parts[1]}"
+    pointer = home / "refs" / "main"
+    snapshot = home / "snapshots" / pointer.read_text().strip() if pointer.is_file() else None
+    return snapshot if snapshot and snapshot.is_dir() else None
 
 
 def _names(datasets: Any) -> str:

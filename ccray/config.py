@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from ccray.interfaces import Refused
 from ccray.licenses import Policy
@@ -133,7 +133,12 @@ class EncodeConfig(Config):
     batch_size: int = Field(64, ge=1)
 
 
-Commercial = Literal["yes", "no", "unknown"]
+def _spoken(value: Any) -> Any:
+    """YAML reads the words yes and no as true and false."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
+Commercial = Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_spoken)]
 
 
 class Terms(Config):

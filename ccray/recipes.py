@@ -160,6 +160,7 @@ def commoncanvas_s_c() -> Recipe:
         ),
         evaluate=EvaluateConfig(prompts="coco-30k.jsonl", steps=50, guidance=3.0, features="openai/clip-vit-base-patch32", reference_images=30_000),
         publish=PublishConfig(model_license="CC-BY-SA-4.0", default_steps=25, default_guidance=7.5),
+        allow_unknown_components=True,  # BLIP-2 on OPT: MIT by its card, around a language model for research only
         resources=_gpu_resources(train_gpus=128),
     )
 
@@ -248,6 +249,7 @@ def commonart_beta() -> Recipe:
             prompts="stair-captions.jsonl", steps=20, guidance=4.5, features="openai/clip-vit-base-patch32", reference_images=30_000
         ),
         publish=PublishConfig(model_license="Apache-2.0", default_steps=20, default_guidance=4.5),
+        allow_unknown_components=True,  # likewise
         serve=ServeConfig(),
         resources=_gpu_resources(train_gpus=32),
     )
@@ -278,6 +280,7 @@ _SHARED_ORIGINS: dict[str, Origin] = {
     "evaluate": "ours",
     "publish": "ours",
     "serve": "ours",
+    "allow_unknown_components": "inferred",  # both used BLIP-2 OPT; neither says a word of its language model's licence
     "resources": "ours",
 }
 _COMMONCANVAS_ORIGINS: dict[str, Origin] = _SHARED_ORIGINS | {

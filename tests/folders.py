@@ -34,10 +34,17 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+CARD = "---\nlicense: apache-2.0\n---\n\nRandom weights, made by a test.\n"
 SIZE_PX = 32
 TEXT_WIDTH = 32
 QUERIES = 4
 PAD, BOS, UNK, EOS = "<pad>", "<bos>", "<unk>", "<eos>"
+
+
+def carded(path: Path) -> Path:
+    """The folder, with a card that states a licence: without one it could not be used under a commercial policy."""
+    (Path(path) / "README.md").write_text(CARD)
+    return Path(path)
 
 
 def byte_tokenizer(template: str = f"{BOS} $A {EOS}", max_length: int = 77) -> PreTrainedTokenizerFast:
@@ -158,7 +165,7 @@ def stable_diffusion_folder(path: Path, scheduler: SchedulerMixin | None = None,
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(path)
-    return Path(path)
+    return carded(path)
 
 
 def pixart_folder(path: Path, scheduler: SchedulerMixin | None = None, seed: int = 0, out_channels: int = 8) -> Path:
@@ -172,12 +179,12 @@ def pixart_folder(path: Path, scheduler: SchedulerMixin | None = None, seed: int
         scheduler=scheduler,
     )
     pipeline.save_pretrained(path)
-    return Path(path)
+    return carded(path)
 
 
 def vae_folder(path: Path, seed: int = 0) -> Path:
     vae(seed).save_pretrained(path)
-    return Path(path)
+    return carded(path)
 
 
 def text_folder(path: Path, kind: str = "clip", seed: int = 0, max_length: int = 77) -> Path:
@@ -186,7 +193,7 @@ def text_folder(path: Path, kind: str = "clip", seed: int = 0, max_length: int =
     model.save_pretrained(path)
     template = {"clip": f"{BOS} $A {EOS}", "t5": f"$A {EOS}", "llama": f"{BOS} $A"}[kind]
     byte_tokenizer(template, max_length).save_pretrained(path)
-    return Path(path)
+    return carded(path)
 
 
 def blip2_folder(path: Path, seed: int = 0) -> Path:
@@ -237,7 +244,7 @@ def blip2_folder(path: Path, seed: int = 0) -> Path:
             torch.nn.init.normal_(parameter, std=0.5)
     model.save_pretrained(path)
     processor.save_pretrained(path)
-    return Path(path)
+    return carded(path)
 
 
 def settings(path: Path, kind: str = "unet", text: str = "clip") -> list[str]:

@@ -16,7 +16,7 @@ FLOORS = [
     {"sharded"},
     {"data", "training", "evaluation", "publishing", "serving"},
     {"models", "diffusion", "shapes"},
-    {"recipes"},
+    {"recipes", "governance"},
     {"components", "takedowns", "probing"},
     {"storage"},
     {"config"},

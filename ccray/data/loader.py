@@ -2,7 +2,8 @@
 
 An epoch is its shards in a drawn order; a window of shards is loaded and shuffled together; the rows that come out, window after window, are
 cut into global batches, of which only an epoch's last may be short. Every rank takes one contiguous slice of each global batch. So the
-membership of step k follows from the settings and the table alone, and a run can be continued at any step by any number of ranks.
+membership of step k follows from the settings, the table and the record of what was taken down when each epoch began (`rounds.py`), and a run can
+be continued at any step by any number of ranks.
 
 Memory: two windows (one in use, the next being read), each `window_shards` x rows of a shard x bytes of a row.
 """
@@ -11,42 +12,17 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from itertools import count
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ccray import licenses, storage
+from ccray import storage, takedowns
+from ccray.data.eligible import Doors, eligible
+from ccray.data.rounds import Index, Round, Rounds
 from ccray.interfaces import Failed, LatentBatch
-from ccray.licenses import Policy
 from ccray.storage import Root
-from ccray.takedowns import taken_down
-
-READERS = 16  # shards counted at the same time; each is one wait on the store
-
-
-@dataclass(frozen=True)
-class Doors:
-    """The tables that meet in a training batch, and who may pass."""
-
-    latents: str  # directories under the root
-    captions: str
-    catalog: str
-    policy: Policy
-
-
-@dataclass(frozen=True)
-class Index:
-    """How many rows of each shard are trained on, counted once a run so that all ranks and restarts agree."""
-
-    rows: dict[int, int]  # shard -> rows
-    takedowns: frozenset[int]  # keys, as they stood when the rows were counted
-
-    @property
-    def total(self) -> int:
-        return sum(self.rows.values())
 
 
 @dataclass(frozen=True)
@@ -56,39 +32,6 @@ class Order:
     seed: int
     batch_size: int  # images of a global batch
     window_shards: int
-
-
-def index(root: Root, doors: Doors) -> Index:
-    """Count the rows that may be trained on: in all three tables and well, of the train split, permitted, not taken down.
-
-    Raises:
-        Failed: when there is none, with the number of rows that each condition left.
-    """
-    takedowns = taken_down(root)
-    shards = storage.sealed_shards(root, doors.latents)
-    with ThreadPoolExecutor(READERS) as pool:
-        counted = list(pool.map(lambda shard: len(_eligible(root, doors, shard, takedowns)[0]), shards))
-    found = Index({shard: rows for shard, rows in zip(shards, counted, strict=True) if rows}, takedowns)
-    if not found.total:
-        raise Failed(
-            f"no image is left to train on: {root.path(doors.latents)} has {len(shards)} shards, but no row of them has a latent, a caption, "
-            f"a licence that policy {doors.policy} permits, and is in the train split and not taken down"
-        )
-    return found
-
-
-def _eligible(root: Root, doors: Doors, shard: int, takedowns: frozenset[int]) -> tuple[np.ndarray, pa.Table]:
-    """Keys of a shard's rows that may be trained on, ascending, and the captions' rows."""
-    name = storage.shard_name(shard)
-    catalog = root.read_table(f"{doors.catalog}/{name}", columns=["key", "license", "split"])
-    captions = root.read_table(f"{doors.captions}/{name}", columns=["key", "caption", "status"])
-    latents = root.read_table(f"{doors.latents}/{name}", columns=["key", "status"])
-    permitted = [text for text in pc.unique(catalog["license"]).to_pylist() if licenses.refusal(licenses.parse(text or ""), doors.policy) is None]
-    catalog = catalog.filter(pc.and_(pc.equal(catalog["split"], "train"), pc.is_in(catalog["license"], pa.array(permitted, pa.string()))))
-    captions = captions.filter(pc.equal(captions["status"], "ok"))
-    latents = latents.filter(pc.equal(latents["status"], "ok"))
-    keys = np.intersect1d(np.intersect1d(catalog["key"], captions["key"]), latents["key"])
-    return np.setdiff1d(keys, np.fromiter(takedowns, np.int64, len(takedowns))), captions
 
 
 @dataclass(frozen=True)
@@ -109,10 +52,19 @@ class _Rows:
 
 
 @dataclass(frozen=True)
+class _Epoch:
+    """One epoch, and the round that says which rows it has."""
+
+    number: int
+    round: Round
+    gone: np.ndarray  # keys that were taken down when the round began
+
+
+@dataclass(frozen=True)
 class _Window:
     """Rows `start` to `end` of an epoch: what was loaded, and the order in which it is used."""
 
-    epoch: int
+    epoch: _Epoch
     start: int
     end: int
     rows: _Rows
@@ -126,38 +78,53 @@ class _Window:
 class LatentDataset:
     """The training data of one rank (`interfaces.Latents`)."""
 
-    def __init__(self, root: Root, doors: Doors, counted: Index, order: Order, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, root: Root, doors: Doors, counted: Index, order: Order, rank: int = 0, world_size: int = 1, record: str | None = None) -> None:
+        """Args:
+        root: where tables and record lie.
+        doors: the tables, and who may pass.
+        counted: the rows to begin with (`rounds.index`; of a recorded run, `rounds.continued`).
+        order: which of them make up which step.
+        rank: of this process.
+        world_size: number of ranks.
+        record: directory of the run's rounds; without one, what is taken down later does not matter.
+        """
         self.root, self.doors, self.index, self.order = root, doors, counted, order
         self.rank, self.world_size = rank, world_size
-        self.steps_per_epoch = -(-counted.total // order.batch_size)
+        self._recorded = record is not None
+        self._rounds = Rounds(root, doors, counted, order.batch_size, record)
 
     def batches(self, start_step: int) -> Iterator[LatentBatch]:
         """This rank's slice of each global batch from `start_step` on, without end."""
-        epoch, skipped = divmod(start_step, self.steps_per_epoch)
-        first = skipped * self.order.batch_size
-        windows = self._windows(epoch, first)
-        for current in count(epoch):
-            held: deque[_Window] = deque()
-            for start in range(first, self.index.total, self.order.batch_size):
-                end = min(start + self.order.batch_size, self.index.total)
-                while not held or held[-1].end < end:
+        windows = self._windows(start_step)
+        window, size = next(windows), self.order.batch_size
+        one = window.epoch.round
+        first = (start_step - one.first_step) % one.steps_per_epoch(size) * size
+        while True:
+            held = deque([window])
+            self.index = window.epoch.round.index
+            for start in range(first, self.index.total, size):
+                end = min(start + size, self.index.total)
+                while held[-1].end < end:
                     held.append(next(windows))
                 while held[0].end <= start:
                     held.popleft()
-                assert held[0].epoch == current
                 yield self._slice(held, start, end)
-            first = 0
+            window, first = next(windows), 0
 
     def captions(self, count: int) -> list[str]:
-        """Up to `count` different captions of the first shards."""
+        """Up to `count` different captions of the first shards, of images that are trained on now."""
         found: dict[str, None] = {}
+        gone = self._gone(self.index)
         for shard in sorted(self.index.rows):
-            keys, captions = _eligible(self.root, self.doors, shard, self.index.takedowns)
+            keys, captions = eligible(self.root, self.doors, shard, gone)
             allowed = captions.filter(pc.is_in(captions["key"], pa.array(keys)))
             found |= dict.fromkeys(allowed["caption"].to_pylist())
             if len(found) >= count:
                 break
         return list(found)[:count]
+
+    def _gone(self, counted: Index) -> np.ndarray:
+        return takedowns.load(self.root, counted.takedowns).keys.to_numpy()
 
     def _slice(self, held: deque[_Window], start: int, end: int) -> LatentBatch:
         size = end - start
@@ -166,38 +133,52 @@ class LatentDataset:
         keys = np.concatenate([window.rows.key[window.places(start, end)] for window in held])
         return LatentBatch(rows.key, rows.mean, rows.std, list(rows.caption), keys)
 
-    def _windows(self, epoch: int, first: int) -> Iterator[_Window]:
-        """Windows in order from the one that holds row `first` of `epoch`; the next one is read while this one is used."""
+    def _windows(self, start_step: int) -> Iterator[_Window]:
+        """Windows in order from the one that holds the first row of `start_step`; the next one is read while this one is used.
+
+        Except over the end of a recorded round: what the next one is made of is decided when it begins, not before.
+        """
         with ThreadPoolExecutor(1) as reader:
             ahead: deque[Any] = deque()
-            for plan in self._plans(epoch, first):
-                ahead.append(reader.submit(self._load, *plan))
-                if len(ahead) == 2:
+            current = self._rounds.at(start_step)
+            while True:
+                for plan in self._plans(current, start_step):
+                    ahead.append(reader.submit(self._load, *plan))
+                    if len(ahead) == 2:
+                        yield ahead.popleft().result()
+                while self._recorded and ahead:
                     yield ahead.popleft().result()
+                current = self._rounds.after(current)
+                start_step = current.first_step
 
-    def _plans(self, epoch: int, first: int) -> Iterator[tuple[int, int, int, list[int]]]:
-        """(epoch, number of the window, its first row, its shards) without end."""
-        for current in count(epoch):
-            shards = np.random.default_rng((self.order.seed, current)).permutation(sorted(self.index.rows)).tolist()
+    def _plans(self, one: Round, start_step: int) -> Iterator[tuple[_Epoch, int, int, list[int]]]:
+        """(epoch, number of the window, its first row, its shards) from the row of `start_step` to the round's end."""
+        size, rows, gone = self.order.batch_size, one.index.rows, self._gone(one.index)
+        epochs, steps = divmod(start_step - one.first_step, one.steps_per_epoch(size))
+        first = steps * size
+        for number in range(one.first_epoch + epochs, one.first_epoch + one.epochs(size)):
+            epoch = _Epoch(number, one, gone)
+            shards = np.random.default_rng((self.order.seed, number)).permutation(sorted(rows)).tolist()
             start = 0
-            for number, place in enumerate(range(0, len(shards), self.order.window_shards)):
+            for window, place in enumerate(range(0, len(shards), self.order.window_shards)):
                 members = shards[place : place + self.order.window_shards]
-                end = start + sum(self.index.rows[shard] for shard in members)
+                end = start + sum(rows[shard] for shard in members)
                 if end > first:
-                    yield current, number, start, members
+                    yield epoch, window, start, members
                 start = end
             first = 0
 
-    def _load(self, epoch: int, number: int, start: int, shards: list[int]) -> _Window:
-        rows = _Rows.joined([self._shard(shard) for shard in shards])
-        order = np.random.default_rng((self.order.seed, epoch, number)).permutation(len(rows.key))
+    def _load(self, epoch: _Epoch, number: int, start: int, shards: list[int]) -> _Window:
+        rows = _Rows.joined([self._shard(epoch, shard) for shard in shards])
+        order = np.random.default_rng((self.order.seed, epoch.number, number)).permutation(len(rows.key))
         return _Window(epoch, start, start + len(rows.key), rows, order)
 
-    def _shard(self, shard: int) -> _Rows:
-        keys, captions = _eligible(self.root, self.doors, shard, self.index.takedowns)
-        if len(keys) != self.index.rows[shard]:
+    def _shard(self, epoch: _Epoch, shard: int) -> _Rows:
+        keys, captions = eligible(self.root, self.doors, shard, epoch.gone)
+        counted = epoch.round.index.rows[shard]
+        if len(keys) != counted:
             raise Failed(
-                f"shard {shard} of {self.root.path(self.doors.latents)} has {len(keys)} rows to train on, but {self.index.rows[shard]} were counted "
+                f"shard {shard} of {self.root.path(self.doors.latents)} has {len(keys)} rows to train on, but {counted} were counted "
                 "when this run started: its tables were changed meanwhile; run the same command again"
             )
         latents = self.root.read_table(f"{self.doors.latents}/{storage.shard_name(shard)}", ["key", "latent_mean", "latent_std", "latent_shape"])

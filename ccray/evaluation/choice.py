@@ -1,7 +1,6 @@
 """Which of a catalog's images stand for it: a fixed, random choice, the validation split first."""
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ def images(root: Root, catalog: str, limit: int) -> NDArray[np.void]:
     Keys are hashes, so the smallest are a random choice that never changes. Taken-down images are left out. Looks at one shard at a time.
     """
     best = np.zeros(0, CHOSEN)
-    excluded = pa.array(sorted(takedowns.taken_down(root)), pa.int64())
+    excluded = takedowns.load(root).keys
     for shard in storage.sealed_shards(root, catalog):
         table = root.read_table(f"{catalog}/{storage.shard_name(shard)}", columns=["key", "split"])
         table = table.filter(pc.invert(pc.is_in(table.column("key"), excluded)))

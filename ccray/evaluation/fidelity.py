@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 
-from ccray import storage
+from ccray import storage, takedowns
 from ccray.shapes import oracle, world
 from ccray.shapes.oracle import ATTRIBUTES, Fidelity, Reading
 from ccray.shapes.world import Scene
@@ -71,9 +72,11 @@ def exact_matches(source_refs: Sequence[str], captions: Sequence[str | None]) ->
 def caption_figures(root: Root, catalog: str, captions: str) -> dict[str, float | int]:
     """How many telephoned captions of a catalog of drawn scenes are exactly right; both arguments are directories under the root."""
     matches = rows = 0
+    gone = takedowns.load(root)
     for shard in storage.sealed_shards(root, catalog):
         name = storage.shard_name(shard)
         truth = root.read_table(f"{catalog}/{name}", columns=["key", "source_ref"])
+        truth = truth.filter(pc.invert(takedowns.taken_down_rows(gone, truth)))
         both = truth.join(root.read_table(f"{captions}/{name}", columns=["key", "caption"]), "key")
         matches += exact_matches(both.column("source_ref").to_pylist(), both.column("caption").to_pylist())
         rows += both.num_rows

@@ -3,8 +3,7 @@
 import logging
 from pathlib import Path
 
-from ccray import components, storage
-from ccray.components import Component
+from ccray import components
 from ccray.config import Recipe
 from ccray.interfaces import Failed
 from ccray.publishing import croissant, dataset_card, summary, table
@@ -39,7 +38,7 @@ def write(recipe: Recipe, root: Root, catalog: Manifest, caption: Manifest, draf
     tally = _rows(recipe, root, catalog, layout, plan, draft, scratch)
     if not tally.images:
         raise Failed("no image of the catalog is left to publish: all were taken down")
-    parts = _components(recipe, caption)
+    parts = components.describers(recipe, caption.facts.get("captioner_sha256"))
     model = MODEL_SENTENCE if "model" in recipe.publish.parts else None
     subject = Dataset(recipe, catalog, layout, plan, tally, draft.files, parts, model)
     sections = summary.sections(subject)
@@ -65,24 +64,3 @@ def _rows(recipe: Recipe, root: Root, catalog: Manifest, layout: Layout, plan: P
     files.close()
     credits.finish()
     return tally
-
-
-def _components(recipe: Recipe, caption: Manifest) -> list[Component]:
-    """The models that described or judged the images; none of them is in the folder."""
-    found = [_component("captioner", "Blip2ForConditionalGeneration", recipe.caption.model, caption.facts.get("captioner_sha256"))]
-    return found + [_component(f"filter: {one.name}", "image classifier", one.model, None) for one in recipe.catalog.filters]
-
-
-def _component(role: str, kind: str, reference: str, digest: str | None) -> Component:
-    origin, place = components.origin_of(reference), Path(storage.model_path(reference))
-    return Component(
-        role=role,
-        folder=None,
-        kind=kind,
-        source=components.public_name(reference),
-        license=origin.license,
-        training_data=origin.training_data,
-        stated_by=origin.stated_by,
-        parameters=components.parameter_count(place) or None,
-        sha256=components.digests(place) or ({"weights": digest} if digest else {}),
-    )

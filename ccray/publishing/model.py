@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ccray import components, storage
-from ccray.components import Component
 from ccray.config import Recipe
 from ccray.interfaces import Refused
 from ccray.publishing import attribution, cards
@@ -108,17 +107,9 @@ def _subject(
         },
         fingerprint=inputs["train"].fingerprint,
         copies=_copies(folder / ATTRIBUTION),
-        allowance=_allowance(parts) if recipe.allow_unknown_components else None,
+        allowance=components.allowance(recipe),
         with_dataset="dataset" in recipe.publish.parts,
     )
-
-
-def _allowance(parts: Sequence[Component]) -> str | None:
-    """Which parts of unknown terms the recipe let pass."""
-    unknown = [f"{one.role} `{one.source}`" for one in parts if asdict(one).get("commercial", one.license) == components.UNKNOWN]
-    if not unknown:
-        return None
-    return f"Nobody states that these parts may be used commercially; the recipe allowed them (`allow_unknown_components`): {'; '.join(unknown)}."
 
 
 def _copies(attribution: Path) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from functools import partial
 
-from ccray import schema
+from ccray import components, schema
 from ccray.config import Recipe
 from ccray.data.captioning import CaptionImages
 from ccray.data.pixels import OK, PIXELS, LoadPixels, View, bounded_square_view, whole_view
@@ -20,9 +20,10 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     """Caption every image of the catalog, or continue where an earlier run stopped.
 
     Raises:
-        Refused: when the catalog is not finished, or the captioner is not there.
+        Refused: when the catalog is not finished, or the captioner is not there or may not be used under the policy.
         Failed: when no image could be captioned.
     """
+    components.check(recipe, NAME)
     stage = stage_of(recipe, NAME)
     if state(root, stage) == "finished":
         manifest = read_manifest(root, stage.directory)
@@ -37,6 +38,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         manifest.rows = sum(manifest.shards.values())
         manifest.counts = _statuses(root, stage, manifest.shards)
         manifest.facts = {"captioner": recipe.caption.captioner, "model": recipe.caption.model, "language": recipe.caption.language}
+        manifest.facts["captioner_sha256"] = components.weights_digest(recipe.caption.model)
         if not manifest.counts.get(OK):
             raise Failed(f"none of {manifest.rows} images could be captioned: {manifest.counts}; remove {root.path(stage.directory)} and run again")
         say(f"caption: {manifest.counts[OK]} captions of {manifest.rows} images")

@@ -7,7 +7,7 @@ images carry manifests of their own, so that neither is taken for another source
 
 from dataclasses import replace
 
-from ccray import schema
+from ccray import components, schema, takedowns
 from ccray.config import Recipe
 from ccray.data.blocklist import read_blocklist
 from ccray.data.fetching import FetchImages
@@ -16,6 +16,7 @@ from ccray.data.listing import open_source, shards
 from ccray.data.report import write_report
 from ccray.data.shipped import write_shipped
 from ccray.data.sources.listed import Source
+from ccray.data.withholding import FetchOthers
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, map_shards, say
 from ccray.storage import MANIFEST, Manifest, Root, Stage, now, read_manifest, running, seal, shard_name, stage_of, state
@@ -33,6 +34,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         Refused: when the source cannot be used, or the root holds another catalog.
         Failed: when no image is left; `rejects/` then says why.
     """
+    components.check(recipe, NAME)
     stage = stage_of(recipe, NAME)
     if state(root, stage) == "finished":
         return _manifest(root, stage)
@@ -72,7 +74,8 @@ def _list(recipe: Recipe, root: Root, source: Source, part: Stage) -> None:
 def _fetch(recipe: Recipe, root: Root, source: Source, stage: Stage, part: Stage) -> None:
     _mark(root, part, None)
     pool = recipe.resources.catalog
-    step = Step(FetchImages, (recipe.catalog, source.base, source.image_column), schema.IMAGES, min(BATCH, pool.rows_per_block), pool)
+    arguments = (takedowns.listed(root, LISTING), FetchImages, recipe.catalog, source.base, source.image_column)
+    step = Step(FetchOthers, arguments, schema.IMAGES, min(BATCH, pool.rows_per_block), pool)
     files = map_shards(root, stage, LISTING, FETCHED_COLUMNS, [step], IMAGES_DOOR, pool.rows_per_block)
     _mark(root, part, files)
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from functools import partial
 
-from ccray import schema
+from ccray import components, schema
 from ccray.config import Recipe
 from ccray.data.encoding import EncodeImages, vae_facts
 from ccray.data.pixels import OK, PIXELS, LoadPixels, square_view
@@ -20,9 +20,10 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     """Encode every image of the catalog, or continue where an earlier run stopped.
 
     Raises:
-        Refused: when the catalog is not finished, or the VAE is not there or does not fit the size.
+        Refused: when the catalog is not finished, or the VAE is not there, does not fit the size or may not be used under the policy.
         Failed: when no image could be encoded.
     """
+    components.check(recipe, NAME)
     stage = stage_of(recipe, NAME)
     if state(root, stage) == "finished":
         manifest = read_manifest(root, stage.directory)

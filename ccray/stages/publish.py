@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ccray import storage
+from ccray import components, storage
 from ccray.config import Recipe
 from ccray.evaluation.definitions import DEFINITIONS
 from ccray.publishing import dataset, model
@@ -32,6 +32,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         Refused: on missing inputs, before any write.
         Failed: when an image that the model saw cannot be named, or no image is left.
     """
+    components.check(recipe, NAME)
     stage = storage.stage_of(recipe, NAME)
     gone = taken_down(root)
     if storage.state(root, stage) == "finished":

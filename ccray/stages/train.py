@@ -2,6 +2,7 @@
 
 step-00001000/          the newest checkpoints (`training.checkpoint`): tensors, progress.json, seen.parquet
 latest.json             which of them is the newest complete one (`training.shelf`)
+rounds/                 which rows each epoch is made of (`data.rounds`)
 metrics.jsonl, tensorboard/, samples/
 model/, seen.parquet    once finished: the averaged weights as a diffusers folder, and what they have seen
 """
@@ -22,16 +23,18 @@ from ray.train.collective import barrier
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from ccray import storage
+from ccray import components, storage
 from ccray.config import Recipe
-from ccray.data import loader
-from ccray.data.loader import Doors, Index, LatentDataset, Order
+from ccray.data import rounds
+from ccray.data.eligible import Doors
+from ccray.data.loader import LatentDataset, Order
+from ccray.data.rounds import Index
 from ccray.interfaces import Failed
 from ccray.models import pipeline
 from ccray.sharded import PROGRESS_SECONDS, connect, reason_of, say
 from ccray.storage import Manifest, Root, Stage
 from ccray.training import admission, export, loop
-from ccray.training.shelf import Shelf, checkpoint_name
+from ccray.training.shelf import Shelf, checkpoint_name, newest_step
 from ccray.training.tracking import METRICS, FileTracker, Silence, progress_line
 
 NAME = "train"
@@ -42,9 +45,11 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     """Train the denoiser, or continue from the newest checkpoint.
 
     Raises:
-        Refused: when an input is not finished, or latents, text and denoiser do not fit each other.
+        Refused: when an input is not finished, latents, text and denoiser do not fit each other, or the policy does not let a part of the
+            model be used.
         Failed: when no image may be trained on, or training fails.
     """
+    components.check(recipe, NAME)
     stage = storage.stage_of(recipe, NAME)
     if storage.state(root, stage) == "finished":
         found = storage.read_manifest(root, stage.directory)
@@ -52,16 +57,17 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         return found
     made = storage.inputs(root, recipe, NAME)
     admission.check(recipe, made["encode"].facts)
-    counted = loader.index(root, _doors(recipe))
+    rounds.index(root, _doors(recipe))  # fails before anything is started when nothing is left
     connect()
-    say(f"train: {counted.total:,} images, {recipe.train.steps:,} steps of {recipe.train.global_batch_size:,}")
     with storage.running(root, stage) as manifest:
+        counted = rounds.continued(root, _doors(recipe), _record(stage), recipe.train.global_batch_size, newest_step(root, stage.directory))
+        say(f"train: {counted.total:,} images, {recipe.train.steps:,} steps of {recipe.train.global_batch_size:,}")
         with _followed(root, stage.directory, recipe.train.steps):
             _fit(_absolute(recipe), root, stage, counted)
         checkpoint = f"{stage.directory}/{checkpoint_name(recipe.train.steps)}"
         progress = root.read_json(f"{checkpoint}/progress.json")
         root.write(f"{stage.directory}/seen.parquet", root.read(f"{checkpoint}/seen.parquet"))
-        manifest.rows = counted.total
+        manifest.rows = rounds.read(root, _record(stage), recipe.train.global_batch_size)[-1].index.total
         manifest.facts = {
             "steps": progress["step"],
             "loss": progress["last_loss"],
@@ -78,6 +84,11 @@ def run(recipe: Recipe, root: Root) -> Manifest:
 def _doors(recipe: Recipe) -> Doors:
     latents, captions, catalog = (storage.stage_of(recipe, name).directory for name in ("encode", "caption", "catalog"))
     return Doors(latents, captions, catalog, recipe.train.policy or recipe.catalog.policy)
+
+
+def _record(stage: Stage) -> str:
+    """Where it is written down which rows each epoch is made of."""
+    return f"{stage.directory}/rounds"
 
 
 def _absolute(recipe: Recipe) -> Recipe:
@@ -160,7 +171,7 @@ def _work(settings: dict[str, Any]) -> None:
     recipe, root, directory = settings["recipe"], settings["root"], settings["directory"]
     runtime = RayRuntime(Shelf(root, directory, recipe.train.keep_checkpoints, settings["holder"]))
     order = Order(recipe.train.seed, recipe.train.global_batch_size, recipe.train.window_shards)
-    data = LatentDataset(root, _doors(recipe), settings["index"], order, runtime.rank, runtime.world_size)
+    data = LatentDataset(root, _doors(recipe), settings["index"], order, runtime.rank, runtime.world_size, f"{directory}/rounds")
     tracker = FileTracker(root, directory) if runtime.rank == 0 else Silence()
     components = pipeline.from_recipe(recipe, device=runtime.device)
     trained = loop.train(recipe, runtime, data, components, tracker, runtime.threads(recipe))

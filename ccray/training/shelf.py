@@ -22,6 +22,12 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def newest_step(root: Root, directory: str) -> int:
+    """Updates made by the newest complete checkpoint of a run; 0 when there is none."""
+    pointer = f"{directory}/{LATEST}"
+    return int(root.read_json(pointer)["checkpoint"].removeprefix("step-")) if root.exists(pointer) else 0
+
+
 class Shelf:
     """The checkpoints of one run, on a disk or an object store."""
 

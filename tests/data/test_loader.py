@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ccray import schema, storage
-from ccray.data.loader import Index, LatentDataset, Order, index
+from ccray.data.loader import LatentDataset, Order
+from ccray.data.rounds import Index, index
 from ccray.interfaces import Failed, LatentBatch
 from ccray.storage import Root
 from tests.training.tables import DOORS, SHAPE, write_shard, write_tables

@@ -146,7 +146,7 @@ def test_components_are_listed_with_their_weights(published: tuple[Root, Recipe,
         assert parts[role]["sha256"]
     assert parts["text_encoder"]["license"] == "mit"
     assert parts["text_encoder"]["training_data"] == "books"
-    assert (parts["vae"]["license"], parts["vae"]["training_data"]) == ("unknown", "unknown")
+    assert (parts["vae"]["license"], parts["vae"]["training_data"]) == ("apache-2.0", "unknown")
     assert parts["captioner"]["folder"] is None
     assert parts["captioner"]["sha256"]
     assert parts["denoiser"]["training_data"].startswith("the 9 images of attribution.parquet")

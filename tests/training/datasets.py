@@ -1,6 +1,6 @@
 """Datasets around a dataset: one that ends a run in the middle, as a kill would, and one that says other words."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ccray.data.loader import LatentDataset
@@ -20,6 +20,23 @@ class OtherWords:
     def batches(self, start_step: int) -> Iterator[LatentBatch]:
         for batch in self._data.batches(start_step):
             yield replace(batch, captions=["something else"] * len(batch.captions))
+
+    def captions(self, count: int) -> list[str]:
+        return self._data.captions(count)
+
+
+class Logged:
+    """A dataset that notes the keys of every batch it hands out, and does something once before a certain step."""
+
+    def __init__(self, data: LatentDataset, log: list[tuple[int, list[int]]], at: int = -1, act: Callable[[], None] | None = None) -> None:
+        self._data, self._log, self._at, self._act = data, log, at, act
+
+    def batches(self, start_step: int) -> Iterator[LatentBatch]:
+        for step, batch in enumerate(self._data.batches(start_step), start_step):
+            self._log.append((step, batch.global_keys.tolist()))
+            if step == self._at and self._act is not None:
+                self._act()
+            yield batch
 
     def captions(self, count: int) -> list[str]:
         return self._data.captions(count)

@@ -10,7 +10,9 @@ import pytest
 
 from ccray import config, recipes, schema, storage
 from ccray.config import Recipe
-from ccray.data.loader import Doors, Index, LatentDataset, Order, index
+from ccray.data.eligible import Doors
+from ccray.data.loader import LatentDataset, Order
+from ccray.data.rounds import Index, index
 from ccray.models import pipeline
 from ccray.storage import Root
 from ccray.training.local import LocalRuntime
