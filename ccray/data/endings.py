@@ -7,10 +7,10 @@ tells: it is walked from segment to segment, because end marks also stand inside
 import re
 from collections.abc import Callable
 
-EOI, SOS = 0xD9, 0xDA  # JPEG markers
-END_OF_IMAGE = b"\xff\xd9"
+SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
 BARE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers that stand without a length: TEM, RST0..7, SOI
-MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # decoders look for the next one, whatever stands before it
+# In a JPEG's scans FF 00 is a byte FF, and FF D0 to FF D7 are restarts: anything else behind FF is the next marker.
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 EXTENSION, PICTURE, TRAILER = 0x21, 0x2C, 0x3B  # of GIF
 PNG_SIGNATURE = 8
 PIXEL_BOXES = {b"mdat", b"jp2c"}  # of AVIF, of JPEG 2000
@@ -38,13 +38,15 @@ def ends_whole(data: bytes, format: str) -> bool:
 
 
 def _jpeg(data: bytes) -> bool:
-    """EOI behind the beginning of the first scan; in scans these two bytes are nothing else, and previews stand before them."""
+    """EOI behind the last scan. At the very end of a file it is that: where a scan is cut, FF D9 cannot stand, and the walk takes 5 ms a megabyte."""
+    if data.endswith(b"\xff\xd9") and b"\xff\xda" in data:
+        return True
     place = 2
     while (found := MARKER.search(data, place)) is not None:
         marker = found.group(1)[0]
         place = found.end()
-        if marker in (EOI, SOS):
-            return marker == EOI or data.find(END_OF_IMAGE, place) >= 0
+        if marker == EOI:
+            return True
         if marker not in BARE:
             place += int.from_bytes(data[place : place + 2], "big")
     return False

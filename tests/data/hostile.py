@@ -34,8 +34,8 @@ class Site:
     pages: dict[str, tuple[bytes, Mapping[str, str]]] = field(default_factory=dict)
     rewrites: dict[str, str] = field(default_factory=dict)  # a path is answered as another one
     requests: list[Asked] = field(default_factory=list)
-    under_way: int = 0
-    most_under_way: int = 0
+    slow_ones: int = 0  # answers to /slow/... under way
+    most_slow_ones: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -90,14 +90,7 @@ def _serve(stream: socket.socket, site: Site, number: int, context: ssl.SSLConte
                 headers[name.strip().lower()] = value.strip()
             with site.lock:
                 site.requests.append(Asked(time.monotonic(), number, path, headers))
-                site.under_way += 1
-                site.most_under_way = max(site.most_under_way, site.under_way)
-            try:
-                keep = Behaviour(stream, site, path).act()
-            finally:
-                with site.lock:
-                    site.under_way -= 1
-            if not keep:
+            if not Behaviour(stream, site, path).act():
                 stream.shutdown(socket.SHUT_RDWR)
                 return
 
@@ -159,7 +152,12 @@ class Behaviour:
 
     def slow(self, rest: str) -> bool:
         """/slow/NAME: the picture, after a while."""
+        with self.site.lock:
+            self.site.slow_ones += 1
+            self.site.most_slow_ones = max(self.site.most_slow_ones, self.site.slow_ones)
         self.site.stop.wait(LATENCY_SECONDS)
+        with self.site.lock:  # before the answer: behind it the next request may already be here
+            self.site.slow_ones -= 1
         return self.body(self.site.pages["/good"][0])
 
     def silent(self, _: str) -> bool:
