@@ -92,7 +92,9 @@ def test_yfcc100m(columns: tuple[str, ...], suffix: str, tmp_path: Path) -> None
 
 
 def test_yfcc100m_in_parts(tmp_path: Path) -> None:
-    (tmp_path / "yfcc100m_dataset-0.bz2").write_bytes(bz2.compress(yfcc_lines(YFCC[:2], COLUMNS_23)) + bz2.compress(yfcc_lines(YFCC[2:3], COLUMNS_23)))
+    (tmp_path / "yfcc100m_dataset-0.bz2").write_bytes(
+        bz2.compress(yfcc_lines(YFCC[:2], COLUMNS_23)) + bz2.compress(yfcc_lines(YFCC[2:3], COLUMNS_23))
+    )
     (tmp_path / "yfcc100m_dataset-1.bz2").write_bytes(bz2.compress(yfcc_lines(YFCC[3:], COLUMNS_23)))
     (tmp_path / "yfcc100m_autotags.bz2").write_bytes(bz2.compress(b"1\tsky:0.9\n"))
     assert len(listed(f"yfcc100m:{tmp_path}")) == 5
@@ -261,14 +263,21 @@ def test_flickr_largest_size_first(tmp_path: Path) -> None:
 
 def wikimedia_page(id: int, **facts: str) -> dict[str, Any]:
     extmetadata = {name: {"value": value, "source": "commons-desc-page"} for name, value in facts.items()}
-    return {"pageid": id, "title": f"File:{id}.jpg", "imageinfo": [{"url": f"https://upload.wikimedia.org/{id}.jpg", "user": "Uploader", "extmetadata": extmetadata}]}
+    return {
+        "pageid": id,
+        "title": f"File:{id}.jpg",
+        "imageinfo": [{"url": f"https://upload.wikimedia.org/{id}.jpg", "user": "Uploader", "extmetadata": extmetadata}],
+    }
 
 
 @pytest.mark.parametrize(
     ("facts", "wanted"),
     [
         ({"LicenseShortName": "CC BY-NC 4.0", "LicenseUrl": "https://creativecommons.org/licenses/by/4.0"}, "CC BY-NC 4.0"),
-        ({"LicenseShortName": "CC BY 4.0", "LicenseUrl": "https://creativecommons.org/licenses/by-sa/4.0"}, "https://creativecommons.org/licenses/by-sa/4.0"),
+        (
+            {"LicenseShortName": "CC BY 4.0", "LicenseUrl": "https://creativecommons.org/licenses/by-sa/4.0"},
+            "https://creativecommons.org/licenses/by-sa/4.0",
+        ),
         ({"LicenseShortName": "Fair use", "LicenseUrl": "https://creativecommons.org/licenses/by/4.0"}, "Fair use"),
         ({"LicenseShortName": "GFDL", "LicenseUrl": "http://www.gnu.org/copyleft/fdl.html"}, "http://www.gnu.org/copyleft/fdl.html"),
         ({"LicenseShortName": "CC0", "UsageTerms": "All rights reserved"}, "All rights reserved"),
@@ -299,7 +308,10 @@ def smithsonian_record(id: str, media: list[Any]) -> dict[str, Any]:
 
 
 def test_smithsonian_media_speak_for_themselves(tmp_path: Path) -> None:
-    large = [{"label": "High-resolution TIFF", "url": "https://ids.si.edu/a.tif"}, {"label": "High-resolution JPEG", "url": "https://ids.si.edu/a.jpg"}]
+    large = [
+        {"label": "High-resolution TIFF", "url": "https://ids.si.edu/a.tif"},
+        {"label": "High-resolution JPEG", "url": "https://ids.si.edu/a.jpg"},
+    ]
     media = [
         {"idsId": "a", "type": "Images", "content": "https://ids.si.edu/a", "usage": {"access": "CC0"}, "resources": large},
         {"idsId": "b", "type": "Images", "content": "https://ids.si.edu/b", "usage": {"access": "Usage conditions apply"}},

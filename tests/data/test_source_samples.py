@@ -103,7 +103,7 @@ def test_coco_captions(shared_data: Path) -> None:
 
 def test_coco_with_its_files_beside_it(shared_data: Path, tmp_path: Path) -> None:
     document = json.loads((shared_data / "coco_captions_val2017/captions_val2017_less_held.json").read_text())
-    document["images"] = document["images"][:3] + [7, {"id": "x"}]
+    document["images"] = [*document["images"][:3], 7, {"id": "x"}]
     (tmp_path / document["images"][0]["file_name"]).touch()
     rows = by_ref(f"coco:{as_json(tmp_path / 'captions.json', document)}")
     assert {row["locator"] for row in rows.values()} >= {f"file:{image['file_name']}" for image in document["images"][:3]}
@@ -171,7 +171,9 @@ def test_wikimedia(shared_data: Path) -> None:
     has(linked, creator="Jeff & Brian from Eastbourne", creator_url="https://www.flickr.com/people/16707908@N07")
     everything = listed(f"wikimedia:{folder}")
     assert len(everything) == len(list(folder.glob("*.json"))) + 1  # one answer has two pages
-    assert sum(row["locator"].startswith("none:no_image:") for row in everything) == sum('"url":' not in path.read_text() for path in folder.glob("*.json"))
+    assert sum(row["locator"].startswith("none:no_image:") for row in everything) == sum(
+        '"url":' not in path.read_text() for path in folder.glob("*.json")
+    )
 
 
 OPENVERSE = {
@@ -196,6 +198,10 @@ def test_openverse_catalogue(shared_data: Path, name: str) -> None:
     assert not any(r"\N" in str(value) for row in rows for value in row.values())
 
 
+def test_openverse_catalogue_as_a_folder(shared_data: Path) -> None:
+    assert len(listed(f"openverse:{shared_data}/catalog_openverse/example_output")) == sum(count for count, _ in list(OPENVERSE.values())[1:])
+
+
 def test_openverse_fields(shared_data: Path) -> None:
     rows = by_ref(f"openverse:{shared_data}/catalog_openverse/image_table_sample.tsv")
     row = rows["000000ea-9a81-47dd-a83c-a2093ea4741b"]
@@ -210,4 +216,9 @@ def test_openverse_fields(shared_data: Path) -> None:
     assert row["license_seen_at"].isoformat() == "2020-10-15T08:10:42.421899+00:00"
     flickr = listed(f"openverse:{shared_data}/catalog_openverse/example_output/flickr_truncated.tsv")
     nystrom = next(row for row in flickr if row["source_ref"] == "47030104294")
-    has(nystrom, creator="Andy E. Nystrom", creator_url="https://www.flickr.com/photos/24917258@N05", license_evidence="license=by-nc-nd; license_version=2.0")
+    has(
+        nystrom,
+        creator="Andy E. Nystrom",
+        creator_url="https://www.flickr.com/photos/24917258@N05",
+        license_evidence="license=by-nc-nd; license_version=2.0",
+    )

@@ -91,7 +91,10 @@ def test_long_texts_are_bounded() -> None:
 
 
 def test_the_first_link() -> None:
-    assert first_link('by <a class="x" href="//commons.wikimedia.org/wiki/User:A">A</a> and <a href="http://b">B</a>') == "//commons.wikimedia.org/wiki/User:A"
+    assert (
+        first_link('by <a class="x" href="//commons.wikimedia.org/wiki/User:A">A</a> and <a href="http://b">B</a>')
+        == "//commons.wikimedia.org/wiki/User:A"
+    )
     assert first_link("nobody <a>") is None
 
 
