@@ -113,13 +113,13 @@ class Root:
         return sorted(path.removeprefix(self._base + "/") for path in found)
 
     def read(self, relative: str) -> bytes:
-        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+        with self.filesystem.open_input_stream(self.path(relative), compression=None) as stream:
             return stream.read()
 
     def write(self, relative: str, data: bytes) -> None:
         """Write a whole file in one atomic step."""
         if not self.is_local:
-            with self.filesystem.open_output_stream(self.path(relative)) as stream:
+            with self.filesystem.open_output_stream(self.path(relative), compression=None) as stream:
                 stream.write(data)
             return
         target = Path(self.path(relative))

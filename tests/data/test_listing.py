@@ -1,5 +1,6 @@
 """From listed pictures to rows: ids that are distinct, subsets that are nested."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_a_limit_keeps_the_source_order_and_spreads_over_it() -> None:
     tables = shards(Numbers(ids), CatalogConfig(limit=400, rows_per_shard=50))
     places = [{int(row["source_ref"][1:]) for row in table.to_pylist()} for table in tables]
     assert [len(place) for place in places] == [50] * 8
-    assert all(max(first) < min(second) for first, second in zip(places, places[1:], strict=False))
+    assert all(max(first) < min(second) for first, second in itertools.pairwise(places))
     assert min(places[0]) < 100
     assert max(places[-1]) > 3900
 
@@ -76,7 +77,7 @@ def test_one_id_many_times_is_many_rows() -> None:
     assert len({row_id for row_id, _ in rows}) == len(ids)
     assert rows == list(distinct(Numbers(ids)))
     first = {listed.own_id: row_id for row_id, listed in reversed(rows)}
-    assert first["b"] == dict((listed.own_id, row_id) for row_id, listed in distinct(Numbers(["b"])))["b"]
+    assert first["b"] == {listed.own_id: row_id for row_id, listed in distinct(Numbers(["b"]))}["b"]
     assert len(drawn(ids, 7)) == 7
     assert len(drawn(["a"] * 500, 123)) == 123
 

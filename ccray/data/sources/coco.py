@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ccray.config import CatalogConfig
-from ccray.data.sources.listed import declared_license, file_locator
+from ccray.data.sources.listed import declared_license
 from ccray.data.sources.places import find_files
-from ccray.data.sources.records import RecordSource, Said, at, last_number, some, text_of, url_locator
+from ccray.data.sources.records import RecordSource, Said, at, last_number, named_file, some, text_of, url_locator
 from ccray.data.sources.rows import Row, kind_of
 from ccray.interfaces import Refused
 
@@ -40,7 +40,7 @@ def read(image: Row, local: bool) -> Said:
     url, words = at(image, "terms", "url"), at(image, "terms", "name")
     stated = ("license.url", url), ("license.name", words)
     return Said(
-        file_locator(name) if local and name is not None else url_locator(some(image.get("coco_url"), image.get("flickr_url"))),
+        named_file(name) if local and name is not None else url_locator(some(image.get("coco_url"), image.get("flickr_url"))),
         id=image.get("id"),
         license=stated if "creativecommons.org" in str(url) else stated[::-1],
         license_seen_at=image.get("date_captured"),

@@ -8,6 +8,8 @@ may (XMP); `catalog.license` declares one for all files of which neither says an
 import os
 import posixpath
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -22,6 +24,8 @@ from ccray.data.sources.xmp import file_time, license_statements
 from ccray.interfaces import Refused
 from ccray.storage import Root
 
+READERS = 16  # files whose metadata are read at once: on an object store each costs a round trip
+CHUNK = 256
 SIDECARS = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -40,9 +44,10 @@ class FolderSource:
 
     def listing(self) -> Iterator[Listed]:
         records = self._records()
-        for path in files(self._root):
-            if self._sidecar is None or path != self._sidecar.name:
-                yield self._listed(path, records.pop(posixpath.normpath(path), {}), True)
+        paths = (path for path in files(self._root) if self._sidecar is None or path != self._sidecar.name)
+        with ThreadPoolExecutor(READERS) as pool:
+            while chunk := [(path, records.pop(posixpath.normpath(path), {})) for path in islice(paths, CHUNK)]:
+                yield from pool.map(lambda one: self._listed(one[0], one[1], True), chunk)
         for path, row in sorted(records.items()):
             yield self._listed(path, row, False)
 

@@ -81,7 +81,11 @@ def clean(text: str) -> str:
 
 
 def file_locator(path: str) -> str:
-    return "file:" + quote_from_bytes(os.fsencode(path), safe=PLAIN)
+    try:
+        data = os.fsencode(path)
+    except UnicodeEncodeError:  # a name that no file can have
+        data = os.fsencode(clean(path))
+    return "file:" + quote_from_bytes(data, safe=PLAIN)
 
 
 def located_file(locator: str) -> str:

@@ -7,7 +7,9 @@ The API is asked one page a second, as its anonymous users may; pages are kept w
 
 import json
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -16,7 +18,7 @@ import urllib3
 from ccray.config import CatalogConfig
 from ccray.data.sources.listed import Listed, declared_license, nothing
 from ccray.data.sources.records import RecordSource, Said, is_json, listed, open_records, some, time_of, url_locator, versioned
-from ccray.data.sources.rows import Row, records_like
+from ccray.data.sources.rows import Row, kind_of, records_like
 from ccray.interfaces import Failed, Refused
 from ccray.schema import Reject
 from ccray.storage import Root, now
@@ -24,7 +26,7 @@ from ccray.storage import Root, now
 PAUSE_SECONDS = 1.0  # between two pages
 MAX_PAGES = 1_000
 MAX_ANSWER = 16 << 20  # bytes of one page
-RETRY = urllib3.Retry(total=4, redirect=0, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+CHUNK = 1 << 16
 
 # The catalogue's TSV has no header: 20 columns in the image table, 17 in what its loaders wrote. `\N` is SQL's null.
 TSV_20 = (
@@ -70,7 +72,7 @@ class Api:
         self._parts = urlsplit(url)
         self._config = config
         self._pages: list[tuple[dict[str, Any], Any]] = []  # answer, time
-        self._http = urllib3.PoolManager(retries=RETRY, timeout=config.download.timeout_seconds, headers={"User-Agent": config.download.user_agent})
+        self._http = urllib3.PoolManager(retries=False, timeout=config.download.timeout_seconds, headers={"User-Agent": config.download.user_agent})
         self._page(1)
 
     def listing(self) -> Iterator[Listed]:
@@ -96,18 +98,49 @@ class Api:
     def _answer(self, number: int) -> dict[str, Any]:
         query = [(name, value) for name, value in parse_qsl(self._parts.query, keep_blank_values=True) if name != "page"]
         url = urlunsplit(self._parts._replace(query=urlencode([*query, ("page", str(number))]), fragment=""))
+        outcome = _Trouble("not asked", None)
+        for attempt in range(self._config.download.attempts):
+            if attempt:
+                threading.Event().wait(min(outcome.wait_seconds or 0, self._config.download.max_wait_seconds) + PAUSE_SECONDS * 2**attempt)
+            answered = self._ask(url)
+            if isinstance(answered, dict):
+                return answered
+            outcome = answered
+            if outcome.wait_seconds is None:
+                break
         failure = Refused if number == 1 else Failed  # the first page is asked for at the door
+        raise failure(f"{url} cannot be read: {outcome.what}")
+
+    def _ask(self, url: str) -> "dict[str, Any] | _Trouble":
+        deadline = time.monotonic() + self._config.download.timeout_seconds
+        data = bytearray()
         try:
             response = self._http.request("GET", url, preload_content=False, redirect=False)
-            data = response.read(MAX_ANSWER + 1)
-            response.release_conn()
-            answer = json.loads(data) if response.status == 200 and len(data) <= MAX_ANSWER else None
-        except (urllib3.exceptions.HTTPError, ValueError, RecursionError) as error:
-            raise failure(f"{url} cannot be read: {' '.join(str(error).split())[:300]}") from None
-        if not isinstance(answer, dict) or not isinstance(answer.get("results"), list):
-            raise failure(f"{url} answers HTTP {response.status}, {len(data)} bytes: expected JSON with a list `results`")
-        pages = answer.get("page_count")
-        return {"results": answer["results"], "page_count": pages if isinstance(pages, int) else MAX_PAGES}
+            while len(data) <= MAX_ANSWER and time.monotonic() < deadline and (chunk := response.read1(CHUNK)):
+                data += chunk
+            whole = len(data) <= MAX_ANSWER and time.monotonic() < deadline
+            response.release_conn() if whole else response.close()
+            answer = json.loads(data) if whole and response.status == 200 else None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            return _Trouble(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", 0)
+        except (ValueError, RecursionError) as error:
+            return _Trouble(f"no JSON: {error}", None)
+        if isinstance(answer, dict) and isinstance(answer.get("results"), list):
+            pages = answer.get("page_count")
+            return {"results": answer["results"], "page_count": pages if isinstance(pages, int) else MAX_PAGES}
+        asked_to_wait = response.headers.get("Retry-After", "")
+        passing = response.status == 429 or response.status >= 500
+        size = f"{len(data)} bytes" if whole else f"more than {MAX_ANSWER} bytes, or slower than {self._config.download.timeout_seconds:g} s"
+        what = f"it answers HTTP {response.status} with {size}, expected JSON with a list `results`"
+        return _Trouble(what, float(asked_to_wait) if passing and asked_to_wait.isdigit() else 0 if passing else None)
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why a page did not come; `wait_seconds` before it is asked for again, None where that would not help."""
+
+    what: str
+    wait_seconds: float | None
 
 
 def open_source(config: CatalogConfig) -> Api | RecordSource:
@@ -118,6 +151,4 @@ def open_source(config: CatalogConfig) -> Api | RecordSource:
     if place.startswith(("http://", "https://")):
         declared_license(config.license)
         return Api(place, config)
-    if ".tsv" in place.rpartition("/")[2].lower():
-        return open_records(config, read, lambda name: ".tsv" in name, layouts=LAYOUTS)
-    return open_records(config, read, is_json, records=records_like(is_image))
+    return open_records(config, read, lambda name: is_json(name) or kind_of(name) == "tsv", records=records_like(is_image), layouts=LAYOUTS)

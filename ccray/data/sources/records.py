@@ -15,10 +15,11 @@ from typing import Any
 
 from ccray import licenses
 from ccray.config import CatalogConfig
-from ccray.data.sources.listed import Listed, Shipped, declared_license, nothing
+from ccray.data.sources.listed import Listed, Shipped, declared_license, file_locator, nothing
 from ccray.data.sources.places import Place, find_files
 from ccray.data.sources.rows import Layouts, Malformed, Records, Row, kind_of, open_table
 from ccray.data.sources.text import MAX_CHARACTERS, mend
+from ccray.interfaces import Failed, Refused
 from ccray.schema import Reject
 from ccray.storage import Root
 
@@ -70,15 +71,27 @@ class RecordSource:
         self._layouts: Layouts | None = table.get("layouts")
 
     def listing(self) -> Iterator[Listed]:
-        for name in self._place.names:
-            file = open_table(self._place.base, name, self._records, self._layouts)
-            for number, row in file.rows(self._wanted):
-                here = f"{name}#{number}"
-                if isinstance(row, Malformed):
-                    yield Listed(here, here, nothing(Reject.MALFORMED_ROW, row.detail))
-                    continue
-                for said in self._read(row, name, number):
-                    yield listed(said, here, self._config, file.seen_at)
+        """Raises:
+        Refused: when the first file cannot be read.
+        Failed: when another one cannot.
+        """
+        first, *others = self._place.names
+        yield from self._file(first)
+        for name in others:
+            try:
+                yield from self._file(name)
+            except Refused as refusal:
+                raise Failed(str(refusal)) from None
+
+    def _file(self, name: str) -> Iterator[Listed]:
+        file = open_table(self._place.base, name, self._records, self._layouts)
+        for number, row in file.rows(self._wanted):
+            here = f"{name}#{number}"
+            if isinstance(row, Malformed):
+                yield Listed(here, here, nothing(Reject.MALFORMED_ROW, row.detail))
+                continue
+            for said in self._read(row, name, number):
+                yield listed(said, here, self._config, file.seen_at)
 
 
 def open_records(config: CatalogConfig, read: Read, accepts: Callable[[str], bool], **table: Any) -> RecordSource:
@@ -225,6 +238,11 @@ def url_locator(value: Any) -> str:
     if len(text) > MAX_URL:
         return nothing(Reject.DOWNLOAD_BAD_URL, f"a URL of {len(text)} characters")
     return f"url:{web(text) or text}"
+
+
+def named_file(name: str) -> str:
+    """The locator of a picture beside the table."""
+    return file_locator(name) if len(name) <= MAX_URL else nothing(Reject.FILE_MISSING, f"a file name of {len(name)} characters")
 
 
 def last_number(value: Any) -> str | None:

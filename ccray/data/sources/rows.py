@@ -111,13 +111,15 @@ class Table:
 
 
 def open_table(base: Root, name: str, records: Records | None = None, layouts: Layouts | None = None) -> Table:
-    """A table; with `layouts` a TSV without header or quotes, with `records` JSON whatever its name.
+    """A table; with `layouts` a TSV without header or quotes, with `records` JSON whatever its name; with both either.
 
     Raises:
         Refused: when there is no such file, it is of another kind, or it cannot be read.
     """
     place = base.path(name)
-    kind = "plain" if layouts else kind_of(name) or ("json" if records else None)
+    kind = kind_of(name) or ("json" if records else None)
+    if layouts is not None and (records is None or kind == "tsv"):
+        kind = "plain"
     if kind is None:
         raise Refused(
             f"{place} is not a table that we read: expected a name that ends in .{', .'.join(KINDS)}, perhaps with .{', .'.join(COMPRESSED)}"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from ccray.config import CatalogConfig
 from ccray.data.sources.columns import Columns, find, require
-from ccray.data.sources.listed import declared_license, file_locator, nothing
+from ccray.data.sources.listed import declared_license, nothing
 from ccray.data.sources.places import find_files
-from ccray.data.sources.records import RecordSource, Said, some, text_of, url_locator
+from ccray.data.sources.records import RecordSource, Said, named_file, some, text_of, url_locator
 from ccray.data.sources.rows import Row, Table, kind_of, open_table
 from ccray.schema import Reject
 
@@ -47,4 +47,4 @@ def _locator(row: Row, columns: Columns, table: Table, file: str, number: int) -
         return nothing(Reject.NO_IMAGE, "the row names neither a file nor a URL")
     if "://" in named or named.startswith(("data:", "file:")):
         return url_locator(named)
-    return url_locator(named) if columns.image is None or text_of(row.get(columns.image)) is None else file_locator(named)
+    return url_locator(named) if columns.image is None or text_of(row.get(columns.image)) is None else named_file(named)

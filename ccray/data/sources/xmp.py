@@ -14,6 +14,7 @@ from typing import IO
 from xml.etree import ElementTree
 
 from ccray import licenses
+from ccray.interfaces import Failed
 from ccray.storage import Root
 
 MAX_PACKET = 1 << 20  # bytes of an XMP packet
@@ -31,12 +32,20 @@ PROPERTIES = {
 
 
 def license_statements(root: Root, path: str) -> list[tuple[str, str]]:
-    """What a file's XMP says of its licence, as (property, words); empty unless a Creative Commons licence is among them. Never raises."""
+    """What a file's XMP says of its licence, as (property, words); empty unless a Creative Commons licence is among them.
+
+    Raises:
+        Failed: when an object store cannot be read: another run might find what this one would miss.
+    """
     try:
         packet = _packet(root, path)
         told = [] if packet is None else list(_told(packet))
-    except (OSError, ValueError, ElementTree.ParseError, zlib.error):  # a broken file is the fetching's to judge
+    except (ValueError, ElementTree.ParseError, zlib.error):  # a broken file is the fetching's to judge
         return []
+    except OSError as error:
+        if root.is_local:  # so is one that this user may not read
+            return []
+        raise Failed(f"{root.path(path)} cannot be read: {' '.join(str(error).split())[:300]}") from None
     return told if any(licenses.parse(words).id is not None for _, words in told) else []
 
 
