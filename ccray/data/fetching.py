@@ -9,6 +9,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ccray.data.examining import Examiner
 from ccray.data.images import Unusable
 from ccray.data.pixels import as_objects
 from ccray.data.policy import license_of, refusal
-from ccray.data.sources.listed import located_file
+from ccray.data.sources.listed import located_bytes, located_file
 from ccray.interfaces import Batch, Failed
 from ccray.schema import Reject
 from ccray.shapes.world import draw, png_bytes, train_scene
@@ -66,6 +67,9 @@ class FetchImages:
             yield locator, self._examined(cell)
         for locator in by_scheme.get("file", ()):
             yield locator, self._examined(self._file(located_file(locator)))
+        for locator in by_scheme.get("bytes", ()):
+            path, *span = located_bytes(locator)
+            yield locator, self._examined(self._file(path, Span(*span)))
         for locator in by_scheme.get("scene", ()):
             yield locator, self._drawn(locator)
 
@@ -87,11 +91,13 @@ class FetchImages:
         identity = {"key": schema.key_of(data), "sha256": hashlib.sha256(data).hexdigest()}
         return identity | {"image": data, "format": "PNG", "width": side, "height": side}
 
-    def _file(self, path: str) -> bytes | Unusable:
+    def _file(self, path: str, span: "Span | None" = None) -> bytes | Unusable:
+        """A file of the source's folder, or a part of one."""
         base = self._base
         assert base is not None
+        read = read_local if base.is_local else read_remote
         try:
-            outcome = read_local(base, path, self._config.max_bytes) if base.is_local else read_remote(base, path, self._config.max_bytes)
+            outcome = read(base, path, self._config.max_bytes, span)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             outcome = Unusable(Reject.FILE_UNREADABLE, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         if isinstance(outcome, Unusable) and outcome.reason in (Reject.FILE_MISSING, Reject.FILE_UNREADABLE) and not base.exists(""):
@@ -125,7 +131,15 @@ def _nothing(locator: str) -> Unusable | None:
     return Unusable(Reject(reason), detail)
 
 
-def read_local(base: Root, path: str, max_bytes: int) -> bytes | Unusable:
+@dataclass(frozen=True)
+class Span:
+    """Bytes of a file that holds several pictures, such as a tar."""
+
+    offset: int
+    length: int
+
+
+def read_local(base: Root, path: str, max_bytes: int, span: Span | None = None) -> bytes | Unusable:
     """A regular file below a folder, links followed only as long as they stay there."""
     folder = Path(base.path()).resolve()
     place = Path(base.path()) / path
@@ -137,13 +151,24 @@ def read_local(base: Root, path: str, max_bytes: int) -> bytes | Unusable:
     status = target.stat()
     if not stat.S_ISREG(status.st_mode):
         return Unusable(Reject.FILE_UNREADABLE, f"{path} is a folder, a pipe or a device")
-    if status.st_size > max_bytes:
-        return Unusable(Reject.TOO_MANY_BYTES, f"{status.st_size} bytes, at most {max_bytes} are taken")
+    wrong = _wrong_length(status.st_size, max_bytes, span)
+    if wrong is not None:
+        return wrong
     with open(os.open(target, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        return file.read(max_bytes)
+        file.seek(span.offset if span else 0)
+        return file.read(span.length if span else max_bytes)
 
 
-def read_remote(base: Root, path: str, max_bytes: int) -> bytes | Unusable:
+def _wrong_length(size: int, max_bytes: int, span: Span | None) -> Unusable | None:
+    wanted = size if span is None else span.length
+    if wanted > max_bytes:
+        return Unusable(Reject.TOO_MANY_BYTES, f"{wanted} bytes, at most {max_bytes} are taken")
+    if span is not None and span.offset + span.length > size:
+        return Unusable(Reject.TRUNCATED, f"bytes {span.offset} to {span.offset + span.length} of a file of {size}")
+    return None
+
+
+def read_remote(base: Root, path: str, max_bytes: int, span: Span | None = None) -> bytes | Unusable:
     """The same on an object store."""
     inside = posixpath.normpath(path)
     if inside.startswith(("/", "..")):
@@ -151,9 +176,13 @@ def read_remote(base: Root, path: str, max_bytes: int) -> bytes | Unusable:
     info = base.filesystem.get_file_info(base.path(inside))
     if info.type != pafs.FileType.File:
         return Unusable(Reject.FILE_MISSING, f"no file {path} in {base.uri}")
-    if info.size > max_bytes:
-        return Unusable(Reject.TOO_MANY_BYTES, f"{info.size} bytes, at most {max_bytes} are taken")
-    return base.read(inside)
+    wrong = _wrong_length(info.size, max_bytes, span)
+    if wrong is not None:
+        return wrong
+    if span is None:
+        return base.read(inside)
+    with base.filesystem.open_input_file(base.path(inside)) as file:
+        return bytes(file.read_at(span.length, span.offset))
 
 
 def read_cells(base: Root, name: str, column: str, numbers: list[int]) -> list[Any]:
