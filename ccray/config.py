@@ -340,6 +340,7 @@ class Resources(Config):
     """Where the stages run; no part of any fingerprint."""
 
     catalog: ActorResources = ActorResources(max_actors=2)
+    filters: ActorResources = ActorResources()  # the models of `catalog.filters`
     caption: ActorResources = ActorResources()
     encode: ActorResources = ActorResources()
     train: TrainResources = TrainResources()

@@ -14,11 +14,12 @@ from ccray.data.fetching import FetchImages
 from ccray.data.indexing import IMAGES, LISTING, Index, write_index
 from ccray.data.listing import open_source, shards
 from ccray.data.report import write_report
+from ccray.data.scoring import ScoreImages
 from ccray.data.shipped import write_shipped
 from ccray.data.sources.listed import Source
 from ccray.data.withholding import FetchOthers
 from ccray.interfaces import Failed
-from ccray.sharded import Door, Step, map_shards, say
+from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of
 from ccray.storage import MANIFEST, Manifest, Root, Stage, now, read_manifest, running, seal, shard_name, stage_of, state
 
 NAME = "catalog"
@@ -75,8 +76,11 @@ def _fetch(recipe: Recipe, root: Root, source: Source, stage: Stage, part: Stage
     _mark(root, part, None)
     pool = recipe.resources.catalog
     arguments = (takedowns.listed(root, LISTING), FetchImages, recipe.catalog, source.base, source.image_column)
-    step = Step(FetchOthers, arguments, schema.IMAGES, min(BATCH, pool.rows_per_block), pool)
-    files = map_shards(root, stage, LISTING, FETCHED_COLUMNS, [step], IMAGES_DOOR, pool.rows_per_block)
+    steps = [Step(FetchOthers, arguments, schema.IMAGES, min(BATCH, pool.rows_per_block), pool)]
+    if recipe.catalog.filters:
+        judges = recipe.resources.filters
+        steps.append(Step(ScoreImages, (recipe.catalog.filters, device_of(judges), threads_of(judges)), schema.IMAGES, BATCH, judges))
+    files = map_shards(root, stage, LISTING, FETCHED_COLUMNS, steps, IMAGES_DOOR, pool.rows_per_block)
     _mark(root, part, files)
 
 
