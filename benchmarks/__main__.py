@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-PROGRAMS = ("caption_pipeline", "stored_latents", "served_request")
+PROGRAMS = ("caption_pipeline", "stored_latents", "served_request", "duplicates")
 
 
 def main() -> int:
