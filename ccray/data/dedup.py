@@ -8,7 +8,8 @@ is selective enough, and the cost approaches all pairs.
 
 Real hashes are not spread evenly. Equal ones are collapsed first; a bucket that is far too full is searched by the same method on the bits that
 its key left out; rows that are already known to belong together are not compared again; and where near pairs abound, the best rows are settled
-first and cover the others before those are compared with each other. Memory: about 60 bytes a distinct hash beside the pairs in hand.
+first and cover the others before those are compared with each other. Memory: about 250 bytes a distinct hash beside 100 MB of pairs in hand
+(measured at 1 M by `benchmarks/duplicates.py`), so 25 GB for 100 M.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ SORTED_ROW = 12  # to sort a row into a table costs about as much as to compare 
 HEAVY = 256  # pairs a row from which a bucket is searched by its remaining bits
 PAIRS_AT_ONCE = 1 << 21
 SMALL = 1024  # hashes of which all near pairs fit into memory, however many they are
-PAIRS_A_HASH = 16  # near pairs a hash beyond which the best rows are settled first
+PAIRS_A_HASH = 8  # finds of near pairs a hash beyond which the best rows are settled first
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,16 @@ def _cover(hashes: Hashes, owner: Places, kept: Places, begin: int, end: int, bi
 
 def _all_pairs(hashes: Hashes, bits: int) -> tuple[Places, Places] | None:
     """All near pairs, the better hash left, ordered; None when they are too many."""
-    most = PAIRS_A_HASH * len(hashes) if len(hashes) > SMALL else SMALL**2
-    found = np.empty(0, np.int64)
-    fresh: list[Places] = []
-    for left, right in close_pairs(hashes, np.arange(len(hashes)), bits):
-        fresh.append(left * len(hashes) + right)
-        if sum(map(len, fresh)) > max(most, PAIRS_AT_ONCE) // 2:
-            found, fresh = _sorted_once([found, *fresh]), []
-            if len(found) > most:
-                return None
-    found = _sorted_once([found, *fresh])
-    return None if len(found) > most else (found // max(len(hashes), 1), found % max(len(hashes), 1))
+    count = len(hashes)
+    most = max(PAIRS_A_HASH * count, SMALL**2)
+    found: list[Places] = [np.empty(0, np.int64)]
+    for left, right in close_pairs(hashes, np.arange(count), bits):
+        found.append(left * count + right)
+        most -= len(left)
+        if most < 0 and count > SMALL:
+            return None
+    pairs = _sorted_once(found)
+    return pairs // max(count, 1), pairs % max(count, 1)
 
 
 def _sorted_once(parts: list[Places]) -> Places:
@@ -219,31 +219,51 @@ def close_pairs(hashes: Hashes, groups: Places, bits: int, most: int | None = No
 def _search(search: _Search, bits: int, most: int | None) -> Iterator[tuple[Places, Places]]:
     if len(search.values) < 2:
         return
+    for blocks in _tables(_blocks_for(search, bits), search.width, bits):
+        yield from _near_in(search, blocks, bits, most)
+
+
+def _blocks_for(search: _Search, bits: int) -> int:
     rooms = np.bincount(search.rooms.astype(np.int64))
-    for blocks in _tables(_plan(int(rooms.max()), search.width, bits, HASH_BITS - len(rooms).bit_length())[1], search.width, bits):
-        yield from _table(search, blocks, bits, most)
+    return _plan(int(rooms.max()), search.width, bits, HASH_BITS - len(rooms).bit_length())[1]
 
 
-def _table(search: _Search, blocks: tuple[Block, ...], bits: int, most: int | None) -> Iterator[tuple[Places, Places]]:
-    """Near pairs of rows that agree on all bits of `blocks`."""
+@dataclass(frozen=True)
+class _Table:
+    """The rows of a search, sorted into buckets of equal keys and there by group."""
+
+    order: Places  # rows of the search
+    keys: Hashes
+    buckets: Places  # where each begins
+    first: Places  # of each row: the first of a later group, if `partners`
+    partners: Places  # of each row: how many rows of later groups its bucket holds
+
+
+def _table(search: _Search, blocks: tuple[Block, ...]) -> _Table:
     width = sum(size for _, size in blocks)
     keys = _shifted(search.rooms, width) | _squeezed(search.values, blocks)
     order, keys = _ordered(keys, int(search.rooms[-1]).bit_length() + width)
-    bucket_starts = _starts(keys[1:] != keys[:-1])
-    groups = search.groups[order]
-    run_starts = _starts((keys[1:] != keys[:-1]) | (groups[1:] != groups[:-1]))
-    bucket_ends, run_ends = (np.repeat(np.append(starts[1:], len(keys)), np.diff(starts, append=len(keys))) for starts in (bucket_starts, run_starts))
-    partners = bucket_ends - run_ends  # of each row: those of later groups in its bucket
-    if most is not None:
-        partners = np.minimum(partners, most)
-    elif not bool((heavy := _heavy_rows(bucket_starts, partners, search.width - width, bits)).size == 0):
-        partners[heavy] = 0
-        yield from _refined(search, order[heavy], keys[heavy], blocks, bits)
-    values = search.values[order]
-    for left, right in _expanded(partners, run_ends):
+    groups, fresh = search.groups[order], keys[1:] != keys[:-1]
+    buckets, runs = _starts(fresh), _starts(fresh | (groups[1:] != groups[:-1]))
+    bucket_ends, run_ends = (np.repeat(np.append(starts[1:], len(keys)), np.diff(starts, append=len(keys))) for starts in (buckets, runs))
+    return _Table(order, keys, buckets, run_ends, bucket_ends - run_ends)
+
+
+def _near_in(search: _Search, blocks: tuple[Block, ...], bits: int, most: int | None) -> Iterator[tuple[Places, Places]]:
+    """Near pairs of rows that agree on all bits of `blocks`."""
+    table = _table(search, blocks)
+    partners = table.partners if most is None else np.minimum(table.partners, most)
+    if most is None:
+        heavy = _heavy_rows(table, search.width - sum(size for _, size in blocks), bits)
+        inside = _inside(search, table, heavy, blocks)
+        if len(heavy) and _helps(inside, int(partners[heavy].sum()), bits):
+            partners[heavy] = 0
+            yield from _search(inside, bits, None)
+    values = search.values[table.order]
+    for left, right in _expanded(partners, table.first):
         near = np.bitwise_count(values[left] ^ values[right]) <= bits
         if near.any():
-            yield search.places[order[left[near]]], search.places[order[right[near]]]
+            yield search.places[table.order[left[near]]], search.places[table.order[right[near]]]
 
 
 def _ordered(keys: Hashes, width: int) -> tuple[Places, Hashes]:
@@ -260,10 +280,10 @@ def _starts(changes: NDArray[np.bool_]) -> Places:
     return np.concatenate([[0], np.flatnonzero(changes) + 1])
 
 
-def _heavy_rows(starts: Places, partners: Places, width: int, bits: int) -> Places:
-    """Rows of the buckets that are cheaper to search by their other `width` bits than to compare pair by pair."""
-    sizes = np.diff(starts, append=len(partners))
-    pairs = np.add.reduceat(partners, starts)
+def _heavy_rows(table: _Table, width: int, bits: int) -> Places:
+    """Rows of the buckets that should be cheaper to search by their other `width` bits than to compare pair by pair."""
+    sizes = np.diff(table.buckets, append=len(table.keys))
+    pairs = np.add.reduceat(table.partners, table.buckets)
     heavy = pairs > HEAVY * sizes
     if width <= bits or not heavy.any():
         return np.empty(0, np.int64)
@@ -273,11 +293,23 @@ def _heavy_rows(starts: Places, partners: Places, width: int, bits: int) -> Plac
     return np.flatnonzero(np.repeat(heavy, sizes))
 
 
-def _refined(search: _Search, rows: Places, keys: Hashes, blocks: tuple[Block, ...], bits: int) -> Iterator[tuple[Places, Places]]:
-    """The same search inside full buckets (`rows` in the order of their `keys`), on the bits on which their rows do not yet agree."""
+def _inside(search: _Search, table: _Table, heavy: Places, blocks: tuple[Block, ...]) -> _Search:
+    """A search inside full buckets, each a room of its own, on the bits on which their rows do not yet agree."""
     rest = _others(blocks, search.width)
-    rooms = np.concatenate([[False], keys[1:] != keys[:-1]]).cumsum().astype(np.uint64)
-    yield from _search(search.take(rows, _squeezed(search.values[rows], rest), sum(size for _, size in rest), rooms), bits, None)
+    keys, rows = table.keys[heavy], table.order[heavy]
+    rooms = np.concatenate([[False], keys[1:] != keys[:-1]])[: len(keys)].cumsum().astype(np.uint64)
+    return search.take(rows, _squeezed(search.values[rows], rest), sum(size for _, size in rest), rooms)
+
+
+def _helps(inside: _Search, pairs: int, bits: int) -> bool:
+    """Whether a search inside buckets compares at most half of their `pairs`. Where the other bits vary as little it would not, and would end in
+    searches inside searches; so each level halves the work, or is not entered."""
+    left = pairs // 2
+    for blocks in _tables(_blocks_for(inside, bits), inside.width, bits):
+        left -= int(_table(inside, blocks).partners.sum())
+        if left < 0:
+            return False
+    return True
 
 
 def _expanded(partners: Places, first: Places) -> Iterator[tuple[Places, Places]]:

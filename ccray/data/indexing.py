@@ -7,8 +7,8 @@ what they are duplicates of. The third writes `catalog/` and `rejects/`, shard b
 Everything follows one fixed order: the copy that is kept is the one that permits most, then the largest, then that of the smallest `row_id`. So the
 same listing and images give the same bytes, in whatever order shards come.
 
-Memory: 40 bytes for each row with bytes, about 60 more while hashes are compared, 300 for each duplicate; of 100 M images with 5 % duplicates
-about 12 GB on the one machine that indexes.
+Memory: 50 bytes for each row with bytes, about 250 more while hashes are compared, 300 for each duplicate; 100 M images with 5 % duplicates are
+planned with 32 GB on the one machine that indexes.
 """
 
 from collections import Counter

@@ -174,12 +174,12 @@ def _card(row: dict[str, Any], thumbnail: bytes) -> str:
     """One picture with its attribution: title, creator, licence, source."""
     title = (row["title"] or "").strip() or f"{row['source']} {row['source_ref']}"
     creator = (row["creator"] or "").strip()
-    who = f"by {link(row['creator_url'], creator)}" if creator else "<span class=none>no creator named</span>"
+    who = f"by <bdi>{link(row['creator_url'], creator)}</bdi>" if creator else "<span class=none>no creator named</span>"
     encoded = base64.b64encode(thumbnail).decode()
     only = ' <span class=tag title="allows no derivatives: never trained on">evaluation only</span>' if row["split"] == "evaluation" else ""
     return (
-        f'<figure id="k{hex_key(row["key"])}"><div class=frame><img loading=lazy alt="{text(title)}" src="data:image/jpeg;base64,{encoded}"></div>'
-        f"<figcaption><b>{text(title)}</b><br>{who}<br>{link(row['license_url'], row['license'] or 'unknown')}{only}<br>"
+        f'<figure id="k{hex_key(row["key"])}"><div class=frame><img alt="{text(title)}" src="data:image/jpeg;base64,{encoded}"></div>'
+        f"<figcaption><b><bdi>{text(title)}</bdi></b><br>{who}<br>{link(row['license_url'], row['license'] or 'unknown')}{only}<br>"
         f"{link(row['source_url'], row['source'])} · {row['width']} × {row['height']} px</figcaption></figure>\n"
     )
 
@@ -189,7 +189,7 @@ def _page(config: CatalogConfig, tally: Tally, cards: Sequence[str]) -> str:
     body = [
         _summary(config, tally),
         _section("Sources", "", _table(("source", "accepted", "rejected"), _source_rows(tally))),
-        _section("Licences", "Of the images that were accepted.", _bars("licences", _shares(tally.licenses)) + _license_table(tally)),
+        _section("Licences", "Of the images that were accepted.", _bars("licences", _most(tally.licenses)) + _license_table(tally)),
         _section("Sizes", "Pixels as received, upright.", _sizes(tally)),
         _section("Creators", "", _creators(tally)),
         _section("Rejected", "Why listed images are not in the catalog; <code>rejects/</code> names each.", _rejects(tally)),
@@ -219,12 +219,9 @@ def _section(heading: str, note: str, body: str) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML; the first column is a name, the others figures unless they begin with a letter or a tag."""
+    """Cells are HTML; the first column is a name, the others figures."""
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in columns)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td{FIGURE if cell[:1].isdigit() else EMPTY}>{cell}</td>" for cell in rest)}</tr>\n'
-        for first, *rest in rows
-    )
+    body = "".join(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>\n' for first, *rest in rows)
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
 
 
@@ -233,10 +230,6 @@ def _most(counter: Counter[str]) -> list[tuple[str, int]]:
     ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     rest = ordered[MOST_ROWS:]
     return ordered[:MOST_ROWS] + ([(f"{len(rest)} others", sum(number for _, number in rest))] if rest else [])
-
-
-def _shares(counter: Counter[str]) -> list[tuple[str, int]]:
-    return _most(counter)
 
 
 def _source_rows(tally: Tally) -> list[tuple[str, str, str]]:
@@ -309,7 +302,6 @@ def _bar(place: int, label: str, number: int, most: int) -> str:
 
 
 CHART_PX, LABEL_PX, NUMBER_PX, BAR_PX, LABEL_AT_MOST = 340, 128, 62, 18, 22
-FIGURE, EMPTY = " class=figure", ""
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1a; --soft: #5d5d59; --paper: #fbfbf9; --line: #dddcd6; --bar: #3b6ea8; --link: #1d5693; }
@@ -321,13 +313,14 @@ h1 { font-size: 1.8rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.
 a { color: var(--link); } p { margin: .3rem 0 .8rem; color: var(--soft); max-width: 46rem; } code { font-size: .92em; }
 .figures { display: flex; flex-wrap: wrap; gap: .7rem 2rem; margin: 1rem 0; } .figures b { display: block; font-size: 1.5rem; line-height: 1.2; }
 .figures span { color: var(--soft); font-size: .9rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; } td.figure { text-align: right; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem 1.1rem .3rem 0; text-align: left; font-weight: 400; border-bottom: 1px solid var(--line); } thead th { color: var(--soft); }
-svg { display: block; width: 100%; max-width: 560px; height: auto; margin: .6rem 0; } svg text { font-size: 11px; fill: var(--ink); } rect { fill: var(--bar); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; } th { text-align: left; } td { text-align: right; font-variant-numeric: tabular-nums; }
+thead th, td { white-space: nowrap; overflow-wrap: normal; } thead th:not(:first-child) { text-align: right; }
+th, td { padding: .3rem 1.1rem .3rem 0; font-weight: 400; border-bottom: 1px solid var(--line); } thead th { color: var(--soft); }
+svg { display: block; width: 100%; max-width: 440px; height: auto; margin: .6rem 0; } svg text { font-size: 11px; fill: var(--ink); } rect { fill: var(--bar); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 0 2rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(150px, 44%), 1fr)); gap: 1.4rem 1rem; }
-figure { margin: 0; } .frame { aspect-ratio: 1; display: grid; place-items: center; background: color-mix(in srgb, var(--line) 35%, transparent); }
-.frame img { max-width: 100%; max-height: 100%; display: block; } figcaption { font-size: .82rem; line-height: 1.35; margin-top: .4rem; color: var(--soft); }
+figure { margin: 0; } .frame { aspect-ratio: 1; background: color-mix(in srgb, var(--line) 35%, transparent); }
+.frame img { width: 100%; height: 100%; object-fit: contain; display: block; } figcaption { font-size: .82rem; line-height: 1.35; margin-top: .4rem; color: var(--soft); }
 figcaption b { color: var(--ink); font-weight: 600; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 .none { font-style: italic; } .tag { border: 1px solid var(--line); border-radius: 3px; padding: 0 .3em; font-size: .9em; white-space: nowrap; }
 @media print { a { color: inherit; } .wide { overflow: visible; } }
