@@ -31,6 +31,13 @@ ROLES: dict[str, tuple[Role, ...]] = {
     "evaluate": (),
     "publish": ("filters", "captioner", "vae", "text_encoder", "start_from"),
 }
+SETTINGS: dict[Role, str] = {
+    "captioner": "caption.model",
+    "vae": "encode.model",
+    "text_encoder": "text.model",
+    "start_from": "train.start_from",
+    "filters": "catalog.filters",
+}
 COMMERCIAL_POLICIES: tuple[licenses.Policy, ...] = ("commercial", "permissive")
 
 # Licences as model cards name them (the hub's ids) that allow commercial use; Creative Commons' own are read by `licenses`.
@@ -110,6 +117,7 @@ def check(recipe: Recipe, stage: str) -> None:
     for role, reference in used(recipe, ROLES[stage]):
         origin = origin_in(recipe, role, reference)
         if origin.commercial == "no" or (origin.commercial == "unknown" and not recipe.allow_unknown_components):
+            storage.require_model(SETTINGS[role], reference)  # of what is not there nobody can say anything
             raise Refused(_refusal(role, reference, origin, policy))
 
 

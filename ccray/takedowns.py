@@ -166,9 +166,9 @@ def load(root: Root, names: Sequence[str] | None = None) -> Takedowns:
     words = {selector: table.filter(pc.equal(table["selector"], selector))["value"].combine_chunks() for selector in FORMS}
     beginnings = pc.utf8_slice_codeunits(words["sha256"], 0, 16)
     parts = [pc.list_flatten(table["keys"]), table["key"].drop_null(), words["key"], beginnings]
-    keys = np.unique(np.concatenate([_ints(part) for part in parts]))
-    rows = np.unique(_ints(pc.list_flatten(table["rows"])))
-    return Takedowns(pa.array(keys), pa.array(rows), words["sha256"], plain_urls(words["url"]), words["creator"])
+    keys = pc.unique(pa.array(np.concatenate([_ints(part) for part in parts])))
+    rows = pc.unique(pa.array(_ints(pc.list_flatten(table["rows"]))))
+    return Takedowns(keys, rows, words["sha256"], plain_urls(words["url"]), words["creator"])
 
 
 def _table(root: Root, name: str) -> pa.Table:

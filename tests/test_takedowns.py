@@ -6,23 +6,20 @@ import shutil
 import struct
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from ccray import schema, storage, takedowns
 from ccray.__main__ import main
 from ccray.config import Recipe
 from ccray.data.withholding import FetchOthers
 from ccray.evaluation import choice
-from ccray.governance import holding, purging, takedown
+from ccray.governance import holding, takedown
 from ccray.interfaces import Batch, Failed, Refused
 from ccray.schema import hex_key
 from ccray.sharded import Door, _Job
@@ -475,10 +472,3 @@ def test_takedowns_at_the_same_moment_are_all_kept(root: Root) -> None:
     for thread in threads:
         thread.join()
     assert taken_down(root) == {key(number) for number in range(8)}
-
-
-def test_pictures_of_the_helper_are_pictures() -> None:
-    assert {Image.open(io.BytesIO(picture(number))).size for number in range(6)} == {(24, 24)}
-    assert zlib.decompress(payload(picture(1)))
-    assert pc is not None
-    assert purging.DRAFT.search("images/.shard-00000.parquet." + "0a" * 16)
