@@ -33,7 +33,7 @@ def main() -> None:
                 "other": "2 (all pairs)",
                 "figure": f"{growth[-1]:.2f}",
                 "goal": "about 1",
-                "how": f"64-bit hashes, up to {BITS} bits apart; CPU seconds, peak RSS; 10 k to 100 k: {growth[0]:.2f}; kept {', '.join(map(str, kept))}",
+                "how": f"64-bit hashes, up to {BITS} bits apart; CPU seconds, peak RSS; 10 k to 100 k: {growth[0]:.2f}; kept {kept}",
                 "seconds": seconds,
                 "peak_rss_mib": peaks,
             }

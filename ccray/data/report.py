@@ -313,14 +313,17 @@ h1 { font-size: 1.8rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.
 a { color: var(--link); } p { margin: .3rem 0 .8rem; color: var(--soft); max-width: 46rem; } code { font-size: .92em; }
 .figures { display: flex; flex-wrap: wrap; gap: .7rem 2rem; margin: 1rem 0; } .figures b { display: block; font-size: 1.5rem; line-height: 1.2; }
 .figures span { color: var(--soft); font-size: .9rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; } th { text-align: left; } td { text-align: right; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; }
+th { text-align: left; } td { text-align: right; font-variant-numeric: tabular-nums; }
 thead th, td { white-space: nowrap; overflow-wrap: normal; } thead th:not(:first-child) { text-align: right; }
 th, td { padding: .3rem 1.1rem .3rem 0; font-weight: 400; border-bottom: 1px solid var(--line); } thead th { color: var(--soft); }
-svg { display: block; width: 100%; max-width: 440px; height: auto; margin: .6rem 0; } svg text { font-size: 11px; fill: var(--ink); } rect { fill: var(--bar); }
+svg { display: block; width: 100%; max-width: 440px; height: auto; margin: .6rem 0; }
+svg text { font-size: 11px; fill: var(--ink); } rect { fill: var(--bar); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 0 2rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(150px, 44%), 1fr)); gap: 1.4rem 1rem; }
 figure { margin: 0; } .frame { aspect-ratio: 1; background: color-mix(in srgb, var(--line) 35%, transparent); }
-.frame img { width: 100%; height: 100%; object-fit: contain; display: block; } figcaption { font-size: .82rem; line-height: 1.35; margin-top: .4rem; color: var(--soft); }
+.frame img { width: 100%; height: 100%; object-fit: contain; display: block; }
+figcaption { font-size: .82rem; line-height: 1.35; margin-top: .4rem; color: var(--soft); }
 figcaption b { color: var(--ink); font-weight: 600; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 .none { font-style: italic; } .tag { border: 1px solid var(--line); border-radius: 3px; padding: 0 .3em; font-size: .9em; white-space: nowrap; }
 @media print { a { color: inherit; } .wide { overflow: visible; } }

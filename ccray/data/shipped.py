@@ -1,4 +1,4 @@
-"""Captions that a source ships: from `listing/` to tables like those that a captioner makes, one for each caption column, so that they can be trained on.
+"""Captions that a source ships: from `listing/` to tables like those that a captioner makes, one for each caption column, to train on.
 
 `captions/source-<column>/` holds the images of the catalog for which that column has a text. Its manifest is a caption stage's, with the column
 as its model: `caption.captioner=source-<column>` then selects it in every later stage.
