@@ -41,10 +41,10 @@ class LicenseCount:
 
     license: str  # SPDX
     url: str
+    commercial: bool | None  # None: a public-domain statement, which does not say
+    share_alike: bool | None
     images: int = 0
     times_seen: int = 0
-    commercial: bool = True
-    share_alike: bool = False
 
 
 @dataclass
@@ -147,12 +147,13 @@ def _count(table: pa.Table, counts: dict[str, LicenseCount], mix: Mix, gone: fro
     mix.times_seen += pc.sum(table.column("times")).as_py()
     mix.taken_down += len(gone & set(table.column("key").to_pylist())) if gone else 0
     mix.without_creator += table.column("creator").null_count
-    if not all(table.column("derivatives").to_pylist()):
+    if False in table.column("derivatives").to_pylist():
         raise Failed("the model saw images whose licence allows no derivatives: it cannot be published; train anew from this catalog")
     for name in pc.unique(table.column("license")).to_pylist():
         rows = table.filter(pc.equal(table.column("license"), name))
-        one = counts.setdefault(name, LicenseCount(name, rows.column("license_url")[0].as_py() or ""))
+        if name not in counts:
+            url, *terms = (rows.column(column)[0].as_py() for column in ("license_url", "commercial", "share_alike"))
+            counts[name] = LicenseCount(name, url or "", *terms)
+        one = counts[name]
         one.images += rows.num_rows
         one.times_seen += pc.sum(rows.column("times")).as_py()
-        one.commercial &= bool(np.all(rows.column("commercial").to_pylist()))
-        one.share_alike |= bool(np.any(rows.column("share_alike").to_pylist()))

@@ -117,7 +117,7 @@ def _images(subject: Subject) -> str:
         else []
     )
     alike = sum(one.images for one in mix.licenses if one.share_alike)
-    closed = sum(one.images for one in mix.licenses if not one.commercial)
+    closed = sum(one.images for one in mix.licenses if one.commercial is False)
     if alike:
         notes.append(
             f"{alike:,} of the images are under share-alike licences. Whether a model is an adaptation of its training images is not settled; "
@@ -235,8 +235,8 @@ def _limits(subject: Subject) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
+def _yes(value: bool | None) -> str:
+    return {True: "yes", False: "no", None: "not stated"}[value]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

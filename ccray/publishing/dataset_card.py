@@ -123,7 +123,7 @@ def _columns(subject: Dataset) -> str:
 
 
 def _licenses(subject: Dataset) -> str:
-    yes = {True: "yes", False: "no"}
+    yes = {True: "yes", False: "no", None: "not stated"}
     rows = [
         (
             f"[{one.license}]({one.url})" if one.url else one.license,
@@ -139,7 +139,7 @@ def _licenses(subject: Dataset) -> str:
         "Statements were read from the sources and are not a warranty; `license_evidence` says what was read and `license_seen_at` when.",
         f"Policy of this catalog: `{subject.recipe.catalog.policy}`.",
     ]
-    closed = sum(one.images for one in subject.licenses if not one.derivatives)
+    closed = sum(one.images for one in subject.licenses if one.derivatives is False)
     if closed:
         notes.append(f"{closed:,} images whose licence allows no derivatives are in the `evaluation` split alone: do not train on them.")
     return "\n\n".join([table(("licence", "images", "commercial use", "derivatives", "share-alike"), rows), *notes])

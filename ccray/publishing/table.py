@@ -264,7 +264,7 @@ def with_images(root: Root, directory: str, shard: int, rows: pa.Table) -> Itera
 
 def _images(part: pa.Table, data: pa.Array) -> pa.Array:
     allowed = part.column("derivatives").combine_chunks()
-    kept = pc.and_(pc.fill_null(allowed, False), pc.is_valid(data))
+    kept = pc.and_(pc.fill_null(allowed, True), pc.is_valid(data))
     paths = [
         f"{key}.{(format or 'bin').lower()}" for key, format in zip(part.column("key").to_pylist(), part.column("format").to_pylist(), strict=True)
     ]

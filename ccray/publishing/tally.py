@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,10 +21,10 @@ class LicenseTally:
 
     license: str  # SPDX
     url: str
-    images: int = 0
-    commercial: bool = True
-    share_alike: bool = False
-    derivatives: bool = True
+    images: int
+    commercial: bool | None  # None: a public-domain statement, which does not say
+    share_alike: bool | None
+    derivatives: bool | None
 
 
 @dataclass
@@ -73,11 +72,10 @@ class Tally:
     def _add_licenses(self, table: pa.Table) -> None:
         for name, rows in _counts(table.column("license")).items():
             some = table.filter(pc.equal(table.column("license"), name))
-            one = self.licenses.setdefault(name, LicenseTally(name, some.column("license_url")[0].as_py() or ""))
-            one.images += rows
-            one.commercial &= bool(np.all(some.column("commercial").to_pylist()))
-            one.derivatives &= bool(np.all(some.column("derivatives").to_pylist()))
-            one.share_alike |= bool(np.any(some.column("share_alike").to_pylist()))
+            if name not in self.licenses:
+                url, *terms = (some.column(column)[0].as_py() for column in ("license_url", "commercial", "share_alike", "derivatives"))
+                self.licenses[name] = LicenseTally(name, url or "", 0, *terms)
+            self.licenses[name].images += rows
 
     def _add_copies(self, table: pa.Table) -> None:
         lengths = pc.fill_null(pc.list_value_length(table.column("copies")), 0)

@@ -270,7 +270,7 @@ def running(pid: int) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep no RLIMIT_AS")
 def test_memory_is_bounded() -> None:
     """With room for less than this picture the process refuses it, and goes on."""
-    settings = Settings(Limits(), None, 30.0, 0)
+    settings = Settings(Limits(), None, [], 30.0, 0)
     program = "from ccray.data import sandbox\nsandbox.BASE_BYTES, sandbox.BYTES_PER_PIXEL = -80 * 2**20, 0\nsandbox.main()"
     large, small = encoded(Image.new("RGB", (9000, 9000)), "PNG"), encoded(smooth())
     questions = b"".join(REQUEST.pack(len(data)) + data for data in (large, small))

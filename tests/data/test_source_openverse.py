@@ -109,7 +109,7 @@ def test_all_pages_each_asked_once_and_not_too_fast(server: Server) -> None:
 def test_fields(server: Server) -> None:
     rows = rows_of(CatalogConfig(source=f"openverse:{server.url}"))
     row = rows[result(1)["id"]]
-    assert (row["license_text"], row["license_evidence"]) == ("cc-by-nc-2.0", "license=by-nc; license_version=2.0")
+    assert (row["license_text"], row["license_evidence"]) == ("by-nc 2.0", "license=by-nc; license_version=2.0")
     assert (row["title"], row["title_original"]) == ("Lighthouse & sea 1", "Lighthouse &amp; sea 1")
     assert (row["creator"], row["creator_url"]) == ("barbourians", "https://www.flickr.com/photos/18090920@N07")
     assert (row["image_url"], row["source_url"]) == (result(1)["url"], result(1)["foreign_landing_url"])

@@ -227,7 +227,7 @@ def test_licence_and_version_in_two_columns(pictures: Path) -> None:
         [{"file": "a.png", "license": "by", "license_version": "2.0"}, {"file": "b.png", "license": "cc0", "license_version": "1.0"}],
     )
     assert [row["license_text"] for row in sorted(listed(CatalogConfig(source=f"table:{pictures}/t.jsonl")), key=lambda row: row["source_ref"])] == [
-        "cc-by-2.0",
+        "by 2.0",
         "cc0",
     ]
 

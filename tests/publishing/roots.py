@@ -58,7 +58,7 @@ def row(number: int) -> dict[str, Any]:
         "format": "PNG",
         "width": 16 + number % 5,
         "height": 24,
-        "license": license.spdx,
+        "license": license.id,
         "license_url": license.url,
         "commercial": license.commercial,
         "derivatives": license.derivatives,
