@@ -15,7 +15,7 @@ from ccray.licenses import parse
 from ccray.schema import CAPTIONS, CATALOG, IMAGES, id_of, key_of
 from ccray.storage import Root
 
-LICENSES = ("CC0-1.0", "CC-BY-2.0", "CC-BY-SA-4.0", "CC-BY-NC-2.0", "https://creativecommons.org/publicdomain/mark/1.0/", "CC-BY-3.0-JP")
+LICENSES = ("CC0-1.0", "CC-BY-2.0", "CC-BY-SA-4.0", "CC-BY-NC-2.0", "https://creativecommons.org/publicdomain/mark/1.0/", "CC-BY-2.1-JP")
 TITLES = (
     "Bridge at dusk",
     "夕焼けの海を歩く猫、そして長い長い影",
