@@ -274,6 +274,11 @@ def _takedown(arguments: argparse.Namespace, words: list[str]) -> int:
     root = Root(arguments.root)
     root.check_writable()
     takedown.run(root, lines, arguments.reason, arguments.purge, print)
+    manifest = storage.read_manifest(root, "catalog")
+    if manifest is not None and manifest.status == "finished":
+        from ccray.data.report import write_report
+
+        write_report(root, config.CatalogConfig.model_validate(manifest.config["catalog"]))
     return 0
 
 

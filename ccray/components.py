@@ -19,6 +19,7 @@ from ccray import licenses, storage
 from ccray.config import Commercial, Recipe, Terms
 from ccray.interfaces import Refused
 
+SHIPPED = "source:"  # caption.model of captions that no model of ours wrote
 UNKNOWN = "unknown"
 SHAPES_DATA = "pictures of ccray's shapes world, drawn by its own code (CC0); no held-out combination among them"
 Role = Literal["captioner", "vae", "text_encoder", "start_from", "filters"]
@@ -152,7 +153,7 @@ def used(recipe: Recipe, roles: Sequence[Role]) -> Iterator[tuple[Role, str]]:
     start = recipe.train.start_from
     found: dict[Role, list[str]] = {
         "filters": [one.model for one in recipe.catalog.filters],
-        "captioner": [recipe.caption.model],
+        "captioner": [] if recipe.caption.model.startswith(SHIPPED) else [recipe.caption.model],
         "vae": [_reference(recipe.encode.model, recipe.encode.subfolder)],
         "text_encoder": [] if start else [_reference(recipe.text.model, recipe.text.subfolder)],
         "start_from": [start] if start else [],
@@ -260,6 +261,11 @@ def _packed(recipe: Recipe, role: Literal["vae", "text_encoder"], folder: Path, 
 
 def _captioner(recipe: Recipe, digest: str | None) -> Component:
     source = recipe.caption.model
+    if source.startswith(SHIPPED):
+        column = source.removeprefix(SHIPPED)
+        return Component(
+            "captioner", None, "none", f"captions that the images' source ships, column {column}", "that of the source", "none", "the source"
+        )
     one = _component("captioner", None, "Blip2ForConditionalGeneration", source, origin_in(recipe, "captioner", source), _on_disk(source))
     return one if one.sha256 or not digest else replace(one, sha256={"weights": digest})
 

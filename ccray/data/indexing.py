@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ccray import schema
+from ccray import schema, takedowns
 from ccray.config import CatalogConfig
 from ccray.data import dedup
 from ccray.data.blocklist import Blocklist
@@ -31,7 +31,7 @@ from ccray.data.verdicts import ACCEPTED, CODE_OF, FILTERS, NO_DERIVATIVES, REAS
 from ccray.interfaces import Failed
 from ccray.schema import Reject
 from ccray.storage import Root, seal, sealed_shards, shard_name
-from ccray.takedowns import taken_down
+from ccray.takedowns import Takedowns
 
 LISTING = "listing"
 IMAGES = "images"
@@ -39,6 +39,9 @@ CATALOG = "catalog"
 REJECTS = "rejects"
 WITHOUT_BYTES = [name for name in schema.IMAGES.names if name != "image"]
 JUDGED_LISTING = ["row_id", "license_text", "creator"]
+NAMED_LISTING = [
+    name for name in takedowns.COLUMNS if name in schema.LISTING.names and name not in JUDGED_LISTING
+]  # by which a takedown may name a row
 JUDGED_IMAGES = ["row_id", "key", "sha256", "width", "height", "phash", "scores", "reason", "detail"]
 
 
@@ -115,7 +118,7 @@ def write_index(root: Root, config: CatalogConfig, blocked: Blocklist) -> Index:
     Raises:
         Failed: when listing and images do not name the same rows, or a row would be neither accepted nor rejected.
     """
-    gone = pa.array(sorted(taken_down(root)), pa.int64())
+    gone = takedowns.load(root)
     compared = compare(root, config, blocked, gone)
     index = Index(duplicate_groups=_groups(compared))
     for shard in sealed_shards(root, LISTING):
@@ -125,7 +128,7 @@ def write_index(root: Root, config: CatalogConfig, blocked: Blocklist) -> Index:
     return index
 
 
-def compare(root: Root, config: CatalogConfig, blocked: Blocklist, gone: pa.Array) -> Compared:
+def compare(root: Root, config: CatalogConfig, blocked: Blocklist, gone: Takedowns) -> Compared:
     """Judge every row by itself, then all that have bytes against each other."""
     parts = [_numbers(root, shard, config, blocked, gone) for shard in sealed_shards(root, LISTING)]
     rows = Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__dataclass_fields__))
@@ -142,8 +145,8 @@ def compare(root: Root, config: CatalogConfig, blocked: Blocklist, gone: pa.Arra
     return Compared(rows, copies, near, barred, named(root, rows.shard, rows.line, losers, copies))
 
 
-def _numbers(root: Root, shard: int, config: CatalogConfig, blocked: Blocklist, gone: pa.Array) -> Rows:
-    table = joined(root, shard, JUDGED_LISTING, JUDGED_IMAGES)
+def _numbers(root: Root, shard: int, config: CatalogConfig, blocked: Blocklist, gone: Takedowns) -> Rows:
+    table = joined(root, shard, JUDGED_LISTING + (NAMED_LISTING if gone else []), JUDGED_IMAGES)
     verdicts = judge(table, config, gone, blocked)
     line = np.flatnonzero(pc.is_valid(table.column("key")).to_numpy())
     permission = licenses_of(table).permission()[line]
@@ -234,7 +237,7 @@ def _groups(compared: Compared) -> int:
     return int((sizes > 1).sum())
 
 
-def write_shard(root: Root, shard: int, config: CatalogConfig, blocked: Blocklist, gone: pa.Array, compared: Compared, index: Index) -> None:
+def write_shard(root: Root, shard: int, config: CatalogConfig, blocked: Blocklist, gone: Takedowns, compared: Compared, index: Index) -> None:
     """Write one shard of `catalog/` and of `rejects/`, and count its rows into `index`."""
     table = joined(root, shard)
     index.listed += table.num_rows

@@ -18,6 +18,7 @@ from ccray.data.policy import license_of, refusal
 from ccray.interfaces import Failed
 from ccray.licenses import License
 from ccray.schema import Reject
+from ccray.takedowns import Takedowns, taken_down_rows
 
 REASONS = tuple(Reject)
 CODE_OF = {reason: code for code, reason in enumerate(REASONS)}  # int8 in arrays
@@ -73,17 +74,15 @@ def _permission(license: License) -> int:
     return PERMISSION[license.bucket] + 2 * bool(license.share_alike) + bool(license.attribution)
 
 
-def judge(rows: pa.Table, config: CatalogConfig, gone: pa.Array, blocked: Blocklist) -> Verdicts:
+def judge(rows: pa.Table, config: CatalogConfig, gone: Takedowns, blocked: Blocklist) -> Verdicts:
     """Verdicts on a shard's rows (the columns of `schema.LISTING` and of `schema.IMAGES` that are read here, side by side).
-
-    `gone` holds the keys (int64) of images that were taken down.
 
     Raises:
         Failed: when images/ holds a reason that is none of ours, or lacks the score of a filter.
     """
     verdicts = _fetched(rows)
     known = licenses_of(rows)
-    verdicts.reject(_among(rows.column("key"), gone), Reject.TAKEN_DOWN, lambda place: "named in takedowns/")
+    verdicts.reject(taken_down_rows(gone, rows).to_numpy(zero_copy_only=False), Reject.TAKEN_DOWN, lambda place: "named in takedowns/")
     _refuse_licenses(verdicts, known, config)
     if config.require_creator:
         _require_creators(verdicts, rows, known)
@@ -98,10 +97,6 @@ def _fetched(rows: pa.Table) -> Verdicts:
     except ValueError as error:
         raise Failed(f"images/ gives a reason that this version does not know ({error}): remove images/ and catalog/, and run again") from None
     return Verdicts(np.array(codes, np.int8), rows.column("detail").to_pylist())
-
-
-def _among(keys: pa.ChunkedArray, gone: pa.Array) -> Mask:
-    return pc.is_in(keys, gone).to_numpy()
 
 
 def _refuse_licenses(verdicts: Verdicts, known: Licenses, config: CatalogConfig) -> None:

@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from ccray import schema
+from ccray import schema, takedowns
 from ccray.config import CatalogConfig
 from ccray.data import indexing
 from ccray.data.blocklist import Blocklist, read_blocklist
@@ -227,7 +226,7 @@ def test_the_same_bytes_in_whatever_order_shards_are_written(root: Root) -> None
     assert len(before) > 9
     for folder in ("catalog", "rejects"):
         root.delete(folder)
-    gone = pa.array([], pa.int64())
+    gone = takedowns.load(root)
     compared = indexing.compare(root, config, Blocklist(), gone)
     counted = Index()
     for shard in reversed(sealed_shards(root, "listing")):
