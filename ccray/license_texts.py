@@ -19,6 +19,7 @@ from ccray.license_names import (
     FAMILY_OF,
     FILLERS,
     FLICKR,
+    INNER_FILLERS,
     JURISDICTION_OF,
     NAMED,
     NOISE,
@@ -182,9 +183,11 @@ def _closed_up(plain: str) -> Reading | None:
 # Names
 
 _WORD = re.compile(r"cc0(?![^\W_])|\d+(?:\.\d+)*|[^\W\d_]+\+?|\S")
+_GLUED, _GLUED_PART = re.compile("(?:cc|by|nc|nd|sa){2,}"), re.compile("cc|by|nc|nd|sa")  # ccbync: too vague to permit, clear enough to forbid
 _TAG = re.compile(r"</?[a-z][a-z0-9]{0,10} ?/?>")
 # A hyphen that joins nothing, empty brackets: "by- 4.0" has lost a part of its name.
 _GAP = re.compile(r"[-_/]{2}|(?<=[^\W_])[-_/](?![^\W_])|(?<![^\W_])(?<!^)[-_/](?=[^\W_])|\( ?\)|, ?,")
+_VERSION_WORD = re.compile(r"(?<![^\W_])(?:version |ver\.? ?|v\.?)(?=\d)")
 _DASHED_VERSION = re.compile(r"(?<=[ _-])([1-4])[_-]([015])(?![\d.])")  # cc_by_4_0, cc-by-4-0
 
 
@@ -218,7 +221,7 @@ def _read_names(text: str, reading: Reading) -> None:
 
 
 def _names(text: str, reading: Reading) -> list[_Name]:
-    text = _DASHED_VERSION.sub(r"\1.\2", text)
+    text = _DASHED_VERSION.sub(r"\1.\2", _VERSION_WORD.sub("", text))
     text = COUNTRY.sub(lambda found: f" {JURISDICTION_OF[found[0].strip()]} ", text)
     for pattern, word in SPELT:
         text = pattern.sub(word, text)
@@ -233,14 +236,15 @@ def _names(text: str, reading: Reading) -> list[_Name]:
         elif word in ELEMENTS or word in NAMED or word == "cc":
             names = _begun(names, word)
             fresh = False
-        elif word in VERSION_OF and name.version is None and (name.elements or name.family):
+        elif word in VERSION_OF and name.version is None and (name.elements or name.family) and ("." in word or name.marked):
             name.version, fresh = VERSION_OF[word], True
             name.marked |= "." in word
         elif word in BETWEEN:
             names.append(_Name())
             fresh = False
-        elif word not in FILLERS:
+        elif word not in (INNER_FILLERS if name.elements and not name.version else FILLERS):
             reading.words.append(word)
+            reading.elements.update(_GLUED_PART.findall(word) if _GLUED.fullmatch(word) else ())
             fresh = False
     reading.elements.update(element for name in names for element in name.elements)
     return names

@@ -12,6 +12,7 @@ from ccray.license_names import (
     AGAINST,
     AGAINST_CHANGES,
     AGAINST_COMMERCIAL,
+    AGAINST_GRANT,
     DEED_FAMILIES,
     FAMILIES,
     PUBLIC_DOMAIN,
@@ -172,8 +173,13 @@ def _against(license: License, reading: Reading) -> str | None:
         return "ND"
     if "sa" in reading.elements and license.share_alike is not True:
         return "SA"
-    patterns = [AGAINST, AGAINST_COMMERCIAL if license.commercial else AGAINST, AGAINST_CHANGES if license.derivatives else AGAINST]
-    return next((found[0] for pattern in patterns if (found := pattern.search(reading.rest))), None)
+    speaking = [
+        AGAINST,
+        *([AGAINST_GRANT] if license.family in DEED_FAMILIES else []),
+        *([AGAINST_COMMERCIAL] if license.commercial else []),
+        *([AGAINST_CHANGES] if license.derivatives else []),
+    ]
+    return next((found[0] for pattern in speaking if (found := pattern.search(reading.rest))), None)
 
 
 def refusal(license: License, policy: Policy) -> str | None:
