@@ -87,11 +87,13 @@ def _parse(text: str) -> License:
     reading = read(text)
     if reading.faults:
         return License(None, reason=reading.faults[0])
-    if not reading.mentions or (reading.words and not reading.addresses):
+    is_prose = reading.words and not any(mention.stated for mention in reading.addresses)
+    mentions = reading.addresses if is_prose else reading.mentions
+    if not mentions:
         return License(None, reason=f"not a recognised licence: {' '.join(text.split())[:80]!r}")
-    mention = _strictest(_distinct(reading.mentions))
+    mention = _strictest(_distinct(mentions))
     if mention is None:
-        return License(None, reason=f"names several licences: {', '.join(sorted({str(mention.deed) for mention in reading.mentions}))}"[:200])
+        return License(None, reason=f"names several licences: {', '.join(sorted({str(mention.deed) for mention in mentions}))}"[:200])
     license = _license(mention)
     if reading.addresses and (against := _against(license, reading)) is not None:
         return License(None, reason=f"names {mention.deed}, but also says {against!r}")
