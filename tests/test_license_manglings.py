@@ -61,7 +61,7 @@ for each in ALL_NAMES:
     NAMES_BY_WORDS[split(each)].append(each)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(
     st.sampled_from([*URLS, *NAMES]),
     st.lists(st.tuples(st.sampled_from(["insert", "delete", "replace", "cut", "swap"]), st.integers(0, 80), JUNK), min_size=1, max_size=4),
@@ -86,7 +86,7 @@ def encoded(text: str, places: list[int]) -> str:
     return "".join(urllib.parse.quote(letter, safe="") if index in places else letter for index, letter in enumerate(text))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(
     st.sampled_from(URLS),
     st.sampled_from(["https:", "http:", "", "HTTP:", "https://http:"]),
@@ -126,7 +126,7 @@ WORDS = (
 PIECES = st.sampled_from(WORDS.split())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.tuples(PIECES, st.sampled_from([" ", "-", "_", ", ", "\n"])), max_size=10))
 def test_a_word_that_forbids_is_never_overheard(pieces: list[tuple[str, str]]) -> None:
     text = "".join(piece + between for piece, between in pieces)
