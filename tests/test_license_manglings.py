@@ -2,6 +2,7 @@
 
 import collections
 import re
+import unicodedata
 import urllib.parse
 
 from hypothesis import assume, example, given, settings
@@ -37,7 +38,7 @@ JUNK = st.sampled_from(
 
 def spells_another(text: str, original: str) -> bool:
     """Whether an edit happened to write another licence's own address or name: then it is that licence, not a mangled one."""
-    plain = urllib.parse.unquote(text).lower()
+    plain = unicodedata.normalize("NFKC", urllib.parse.unquote(text)).lower()
     families = re.findall(r"/(?:licen[cs]es|publicdomain)/+([a-z0-9+-]+)/+\d\.\d", plain)
     if any(family in license_names.TERMS and f"/{family}/" not in original.lower() for family in families):
         return True
@@ -61,7 +62,7 @@ for each in ALL_NAMES:
     NAMES_BY_WORDS[split(each)].append(each)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500, deadline=None, derandomize=True)
 @given(
     st.sampled_from([*URLS, *NAMES]),
     st.lists(st.tuples(st.sampled_from(["insert", "delete", "replace", "cut", "swap"]), st.integers(0, 80), JUNK), min_size=1, max_size=4),
@@ -86,7 +87,7 @@ def encoded(text: str, places: list[int]) -> str:
     return "".join(urllib.parse.quote(letter, safe="") if index in places else letter for index, letter in enumerate(text))
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=800, deadline=None, derandomize=True)
 @given(
     st.sampled_from(URLS),
     st.sampled_from(["https:", "http:", "", "HTTP:", "https://http:"]),
@@ -107,7 +108,7 @@ def test_another_spelling_of_a_url_is_the_same_licence(
     assert parse(around.format(written + tail)).id == parse(url).id
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     st.sampled_from([*URLS, *NAMES]),
     st.sampled_from([*URLS, *NAMES]),
@@ -126,7 +127,7 @@ WORDS = (
 PIECES = st.sampled_from(WORDS.split())
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(PIECES, st.sampled_from([" ", "-", "_", ", ", "\n"])), max_size=10))
 def test_a_word_that_forbids_is_never_overheard(pieces: list[tuple[str, str]]) -> None:
     text = "".join(piece + between for piece, between in pieces)
@@ -142,7 +143,7 @@ def test_a_word_that_forbids_is_never_overheard(pieces: list[tuple[str, str]]) -
         assert license.share_alike is not False, text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.text(max_size=200))
 def test_any_text_has_an_answer(text: str) -> None:
     license = parse(text)
