@@ -255,17 +255,19 @@ SPELT = tuple((re.compile(rf"(?<![^\W_])(?:{'|'.join(spellings)})(?![^\W_])"), f
 ELEMENTS = frozenset(("by", "nc", "nd", "sa", "sampling", "sampling+", "devnations"))
 FAMILY_OF = {frozenset(family.split("-")): family for family in (*FAMILIES, *_RETIRED, "sampling", "sampling+", "nc-sampling+", "devnations")}
 NAMED = {"cc0": "zero", "pdm": "mark", "pd": PUBLIC_DOMAIN}
-VERSION_OF = {version: version for version in _PORTS} | {"1": "1.0", "3": "3.0", "4": "4.0"}  # "2" could be 2.0, 2.1 or 2.5
+VERSION_OF = {version: version for version in _PORTS} | {"3": "3.0", "4": "4.0"}  # "2" could be 2.0, 2.1 or 2.5
 
 # Words that change nothing around a licence's name. Any other word makes a text without a deed URL unknown.
 _FILLERS = {
-    "grammar": "a an the this is are of under to via available licensed licenced released published shared",
-    "thing": "work works image images photo photos photograph photographs picture pictures file",
-    "licence": "licence license licences licenses terms deed legal code legalcode dedication some rights reserved v version ver url spdx identifier id",
+    "licence": "licence license licences licenses deed legal code legalcode dedication",
     "scope": "international unported generic universal worldwide",
     "other languages": "lizenz licencia licenza licença licentie internacional internazionale internationaal 一般 非移植 国際 ライセンス 全世界",
+    "grammar": "a an the this is are of under to via available licensed licenced released published shared terms some rights reserved",
+    "thing": "work works image images photo photos photograph photographs picture pictures file url spdx identifier id",
 }
 FILLERS = frozenset(word for words in _FILLERS.values() for word in words.split())
+# Between a name and its version only these: "BY-A 3.0" is not BY.
+INNER_FILLERS = frozenset(word for kind in ("licence", "scope", "other languages") for word in _FILLERS[kind].split())
 NOISE = frozenset("-_/.:,;()[]<>\"'“”‘’«»・·|©")
 BETWEEN = frozenset(("or", "and", "&", "oder", "und", "ou", "et", "o", "y", "e"))
 
@@ -289,5 +291,6 @@ AGAINST = re.compile(
     r"|without|permission|former\w*|previous\w*|revok\w*|expired|proprietary|prohibit\w*|forbidden|personal use|private use|educational|gfdl|gnu|l?gpl"
     r"|mit license|apache|free art|copyrighted)(?![^\W_])|n't|n’t|無断|禁止|禁转|版权所有|版權所有"
 )
+AGAINST_GRANT = re.compile("no known|copyright restriction|government work")  # a statement that there is nothing to license
 AGAINST_COMMERCIAL = re.compile("commerc|comerc|kommerz|kommerc|komerc|коммерч|商用|商業|营利|營利|営利")
 AGAINST_CHANGES = re.compile("deriv|modificat|modifica[cç]|bearbeit|altération|改変|改作|변경")

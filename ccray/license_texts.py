@@ -19,6 +19,7 @@ from ccray.license_names import (
     FAMILY_OF,
     FILLERS,
     FLICKR,
+    INNER_FILLERS,
     JURISDICTION_OF,
     NAMED,
     NOISE,
@@ -32,6 +33,7 @@ from ccray.license_names import (
     Deed,
 )
 
+ADDRESS = "deed URL"
 CHARACTERS_AT_MOST = 10_000  # a licence statement is a line; what is longer is a page, and pages name many licences
 
 
@@ -67,7 +69,10 @@ def read(text: str) -> Reading:
         return Reading(faults=[f"longer than {CHARACTERS_AT_MOST:,} characters"])
     reading = Reading()
     reading.rest = _read_addresses(plain, reading)
-    _read_names(reading.rest.strip(), reading)
+    if plain in FLICKR and plain.isascii():
+        _read_number(plain, reading)
+    else:
+        _read_names(reading.rest.strip(), reading)
     is_broken = not reading.faults and not reading.addresses and (reading.words or not reading.mentions)
     return (_closed_up(plain) if is_broken else None) or reading
 
@@ -95,6 +100,7 @@ _SCHEME = re.compile(r"https?:/*|^/+")
 _SECTION = re.compile(r"/+(licen[cs]es?|publicdomain|l|p)/+(.*)")
 _DOCUMENT = re.compile(r"(?:deed|legalcode)(?:[._-][a-z]{2,4}(?:[_-][a-z0-9]{2,8}){0,2})?(?:\.html?|\.txt)?|rdf|index\.(?:html?|php)")
 _PICTURE = re.compile(r"[a-z0-9_.-]{1,40}\.(?:png|gif|svg|jpe?g)")
+_STATEMENT_HOSTS = ("rightsstatements.org", "flickr.com", "usa.gov")
 _FAMILY_ALIASES = {"cc0": "zero", "pdm": "mark"}
 
 
@@ -116,33 +122,33 @@ def _read_addresses(plain: str, reading: Reading) -> str:
 
 
 def _read_address(head: str, host: str, tail: str, first: bool, reading: Reading) -> str:
-    """Reads one address; what of it is left to read as words."""
+    """Reads one address; what of it is left to read as words. `head` is what its token has before the host, scheme and subdomain too."""
     front = head.rstrip("abcdefghijklmnopqrstuvwxyz0123456789.-_")
-    subdomain = head[len(front) :]
     end = min((tail.find(mark) for mark in "?#&" if mark in tail), default=len(tail))
-    path, query = tail[:end], tail[end:]
-    left = f"{_SCHEME.sub('', front)} {query}"
-    is_plain = first and _HEAD.fullmatch(front) is not None
-    if host not in ("creativecommons.org", "licensebuttons.net"):
-        family = STATEMENT_PATHS.get(_trimmed(re.sub(r"/+", "/", host + path)))
-        if family is None or subdomain not in ("", "www."):
-            return head + host + tail
-        reading.mentions.append(Mention(Deed(family), "address" if is_plain else "address inside another one", is_plain, True))
-        return left
-    section = _SECTION.fullmatch(path)
-    if section is None or not _trimmed(section[2]):
-        return left
-    if subdomain not in ("", "www.", "i."):
-        reading.faults.append(f"not Creative Commons' host: {subdomain}{host}")
-        return head + tail
-    found = _deed_of(section[1], [part for part in _trimmed(section[2]).split("/") if part])
+    found = _named_by(head[len(front) :], host, tail[:end])
     if isinstance(found, str):
         reading.faults.append(found)
-        return head + tail
-    deed, is_button = found
-    form = "button" if is_button else "deed URL" if is_plain else "address inside another one"
-    reading.mentions.append(Mention(deed, form, form == "deed URL", True))
-    return left
+    elif found is not None:
+        deed, form = found
+        if not first or _HEAD.fullmatch(front) is None:
+            form = "address inside another one"
+        reading.mentions.append(Mention(deed, form, form == ADDRESS, True))
+    else:  # an ordinary page, such as a photo's
+        return head + host + tail
+    return f"{_SCHEME.sub('', front)} {tail[end:]}"
+
+
+def _named_by(subdomain: str, host: str, path: str) -> tuple[Deed, str] | str | None:
+    """The licence of an address and its form; None for any other page, and why where it looks like a deed's but is none."""
+    if host in _STATEMENT_HOSTS:
+        family = STATEMENT_PATHS.get(_trimmed(re.sub(r"/+", "/", host + path)))
+        return (Deed(family), ADDRESS) if family is not None and subdomain in ("", "www.") else None
+    section = _SECTION.fullmatch(path)
+    if section is None or not _trimmed(section[2]):
+        return None
+    if subdomain not in ("", "www.", "i."):
+        return f"not Creative Commons' host: {subdomain}{host}"
+    return _deed_of(section[1], [part for part in _trimmed(section[2]).split("/") if part])
 
 
 def _trimmed(path: str) -> str:
@@ -153,8 +159,8 @@ def _trimmed(path: str) -> str:
     return path[:end]
 
 
-def _deed_of(section: str, parts: list[str]) -> tuple[Deed, bool] | str:
-    """The deed of a path such as by/3.0/us/deed.en, and whether it is its button's; or why there is none."""
+def _deed_of(section: str, parts: list[str]) -> tuple[Deed, str] | str:
+    """The deed of a path such as by/3.0/us/deed.en and its form; or why there is none."""
     shown = "/".join([section, *parts])[:80]
     family = _FAMILY_ALIASES.get(parts[0], parts[0])
     parts = parts[1:]
@@ -169,7 +175,7 @@ def _deed_of(section: str, parts: list[str]) -> tuple[Deed, bool] | str:
     is_known = deed in DEEDS or (deed.version is None and deed.jurisdiction is None)
     if parts or not is_known or deed.family not in (PUBLIC_TOOLS if section == "publicdomain" else DEED_FAMILIES):
         return f"no such deed: {shown!r}"
-    return deed, is_button
+    return deed, "button" if is_button else ADDRESS
 
 
 def _closed_up(plain: str) -> Reading | None:
@@ -182,9 +188,11 @@ def _closed_up(plain: str) -> Reading | None:
 # Names
 
 _WORD = re.compile(r"cc0(?![^\W_])|\d+(?:\.\d+)*|[^\W\d_]+\+?|\S")
+_GLUED, _GLUED_PART = re.compile("(?:cc|by|nc|nd|sa){2,}"), re.compile("cc|by|nc|nd|sa")  # ccbync: too vague to permit, clear enough to forbid
 _TAG = re.compile(r"</?[a-z][a-z0-9]{0,10} ?/?>")
 # A hyphen that joins nothing, empty brackets: "by- 4.0" has lost a part of its name.
 _GAP = re.compile(r"[-_/]{2}|(?<=[^\W_])[-_/](?![^\W_])|(?<![^\W_])(?<!^)[-_/](?=[^\W_])|\( ?\)|, ?,")
+_VERSION_WORD = re.compile(r"(?<![^\W_])(?:version |ver\.? ?|v\.?)(?=\d)")
 _DASHED_VERSION = re.compile(r"(?<=[ _-])([1-4])[_-]([015])(?![\d.])")  # cc_by_4_0, cc-by-4-0
 
 
@@ -199,6 +207,14 @@ class _Name:
     port: str | None = None
 
 
+def _read_number(text: str, reading: Reading) -> None:
+    deed = FLICKR[text]
+    if deed is None:
+        reading.faults.append("Flickr licence 0: all rights reserved")
+    else:
+        reading.mentions.append(Mention(deed, f"Flickr licence {text}"))
+
+
 def _read_names(text: str, reading: Reading) -> None:
     """Adds the licences that the words name."""
     if _GAP.search(text):
@@ -206,19 +222,13 @@ def _read_names(text: str, reading: Reading) -> None:
     whole = " ".join(re.sub(r"[^\w+]|_", " ", text).split())
     if whole in WHOLE_TEXTS and not reading.words:
         reading.mentions.append(Mention(WHOLE_TEXTS[whole], "catalog name"))
-    elif text in FLICKR and text.isascii():
-        deed = FLICKR[text]
-        if deed is None:
-            reading.faults.append("Flickr licence 0: all rights reserved")
-        else:
-            reading.mentions.append(Mention(deed, f"Flickr licence {text}"))
     else:
         for name in _names(_TAG.sub(" ", text).removeprefix("licenseref-"), reading):
             _close(name, reading)
 
 
 def _names(text: str, reading: Reading) -> list[_Name]:
-    text = _DASHED_VERSION.sub(r"\1.\2", text)
+    text = _DASHED_VERSION.sub(r"\1.\2", _VERSION_WORD.sub("", text))
     text = COUNTRY.sub(lambda found: f" {JURISDICTION_OF[found[0].strip()]} ", text)
     for pattern, word in SPELT:
         text = pattern.sub(word, text)
@@ -233,14 +243,16 @@ def _names(text: str, reading: Reading) -> list[_Name]:
         elif word in ELEMENTS or word in NAMED or word == "cc":
             names = _begun(names, word)
             fresh = False
-        elif word in VERSION_OF and name.version is None and (name.elements or name.family):
+        elif word in VERSION_OF and name.version is None and (name.elements or name.family) and ("." in word or name.marked):
             name.version, fresh = VERSION_OF[word], True
             name.marked |= "." in word
         elif word in BETWEEN:
             names.append(_Name())
             fresh = False
-        elif word not in FILLERS:
+        elif word not in (INNER_FILLERS if name.elements and not name.version else FILLERS):
             reading.words.append(word)
+            reading.elements.update(_GLUED_PART.findall(word) if _GLUED.fullmatch(word) else ())
+            names.append(_Name())  # in "Creative Commons work by Ann 4.0" nothing is named
             fresh = False
     reading.elements.update(element for name in names for element in name.elements)
     return names

@@ -12,6 +12,7 @@ from ccray.license_names import (
     AGAINST,
     AGAINST_CHANGES,
     AGAINST_COMMERCIAL,
+    AGAINST_GRANT,
     DEED_FAMILIES,
     FAMILIES,
     PUBLIC_DOMAIN,
@@ -86,11 +87,13 @@ def _parse(text: str) -> License:
     reading = read(text)
     if reading.faults:
         return License(None, reason=reading.faults[0])
-    if not reading.mentions or (reading.words and not reading.addresses):
+    is_prose = reading.words and not any(mention.stated for mention in reading.addresses)
+    mentions = reading.addresses if is_prose else reading.mentions
+    if not mentions:
         return License(None, reason=f"not a recognised licence: {' '.join(text.split())[:80]!r}")
-    mention = _strictest(_distinct(reading.mentions))
+    mention = _strictest(_distinct(mentions))
     if mention is None:
-        return License(None, reason=f"names several licences: {', '.join(sorted({str(mention.deed) for mention in reading.mentions}))}"[:200])
+        return License(None, reason=f"names several licences: {', '.join(sorted({str(mention.deed) for mention in mentions}))}"[:200])
     license = _license(mention)
     if reading.addresses and (against := _against(license, reading)) is not None:
         return License(None, reason=f"names {mention.deed}, but also says {against!r}")
@@ -172,8 +175,13 @@ def _against(license: License, reading: Reading) -> str | None:
         return "ND"
     if "sa" in reading.elements and license.share_alike is not True:
         return "SA"
-    patterns = [AGAINST, AGAINST_COMMERCIAL if license.commercial else AGAINST, AGAINST_CHANGES if license.derivatives else AGAINST]
-    return next((found[0] for pattern in patterns if (found := pattern.search(reading.rest))), None)
+    speaking = [
+        AGAINST,
+        *([AGAINST_GRANT] if license.family in DEED_FAMILIES else []),
+        *([AGAINST_COMMERCIAL] if license.commercial else []),
+        *([AGAINST_CHANGES] if license.derivatives else []),
+    ]
+    return next((found[0] for pattern in speaking if (found := pattern.search(reading.rest))), None)
 
 
 def refusal(license: License, policy: Policy) -> str | None:
