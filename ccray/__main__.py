@@ -276,7 +276,7 @@ def _takedown(arguments: argparse.Namespace, words: list[str]) -> int:
     takedown.run(root, lines, arguments.reason, arguments.purge, print)
     manifest = storage.read_manifest(root, "catalog")
     if manifest is not None and manifest.status == "finished":
-        from ccray.data.report import write_report
+        from ccray.data.index.report import write_report
 
         write_report(root, config.CatalogConfig.model_validate(manifest.config["catalog"]))
     return 0

@@ -17,7 +17,7 @@ import pytest
 from ccray import schema, storage, takedowns
 from ccray.__main__ import main
 from ccray.config import Recipe
-from ccray.data.withholding import FetchOthers
+from ccray.data.fetching.withholding import FetchOthers
 from ccray.evaluation import choice
 from ccray.governance import holding, takedown
 from ccray.interfaces import Batch, Failed, Refused

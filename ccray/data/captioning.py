@@ -9,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ccray import schema
 from ccray.config import CaptionConfig
-from ccray.data.pixels import OK, as_objects, pixels_of
+from ccray.data.pictures.pixels import OK, as_objects, pixels_of
 from ccray.interfaces import Batch, Caption, Captioner
 from ccray.models.captioner import Blip2Captioner
 from ccray.models.device import usable

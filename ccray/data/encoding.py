@@ -9,7 +9,7 @@ import torch
 
 from ccray import schema
 from ccray.config import EncodeConfig
-from ccray.data.pixels import OK, as_objects, pixels_of
+from ccray.data.pictures.pixels import OK, as_objects, pixels_of
 from ccray.interfaces import Batch, Encoder, Refused
 from ccray.models.autoencoder import Autoencoder
 from ccray.models.device import usable

@@ -6,7 +6,7 @@ from functools import partial
 from ccray import components, schema
 from ccray.config import Recipe
 from ccray.data.captioning import CaptionImages
-from ccray.data.pixels import OK, PIXELS, LoadPixels, View, bounded_square_view, whole_view
+from ccray.data.pictures.pixels import OK, PIXELS, LoadPixels, View, bounded_square_view, whole_view
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of
 from ccray.storage import Manifest, Root, Stage, inputs, read_manifest, require_model, running, stage_of, state

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 from ccray import components, schema, takedowns
 from ccray.config import Recipe
-from ccray.data.blocklist import read_blocklist
-from ccray.data.fetching import FetchImages
-from ccray.data.indexing import IMAGES, LISTING, Index, write_index
+from ccray.data.fetching.withholding import FetchOthers
+from ccray.data.fetching.worker import FetchImages
+from ccray.data.index.blocklist import read_blocklist
+from ccray.data.index.indexing import IMAGES, LISTING, Index, write_index
+from ccray.data.index.report import write_report
+from ccray.data.index.shipped import write_shipped
 from ccray.data.listing import open_source, shards
-from ccray.data.report import write_report
-from ccray.data.scoring import ScoreImages
-from ccray.data.shipped import write_shipped
+from ccray.data.pictures.scoring import ScoreImages
 from ccray.data.sources.listed import Source
-from ccray.data.withholding import FetchOthers
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of
 from ccray.storage import MANIFEST, Manifest, Root, Stage, now, read_manifest, running, seal, shard_name, stage_of, state

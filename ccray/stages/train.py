@@ -25,10 +25,10 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from ccray import components, storage
 from ccray.config import Recipe
-from ccray.data import rounds
-from ccray.data.eligible import Doors
-from ccray.data.loader import LatentDataset, Order
-from ccray.data.rounds import Index
+from ccray.data.loading import rounds
+from ccray.data.loading.eligible import Doors
+from ccray.data.loading.loader import LatentDataset, Order
+from ccray.data.loading.rounds import Index
 from ccray.interfaces import Failed
 from ccray.models import pipeline
 from ccray.sharded import PROGRESS_SECONDS, connect, reason_of, say

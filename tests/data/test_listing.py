@@ -18,7 +18,7 @@ from ccray.data.listing import CHUNK, OPENERS, Seen, distinct, largest_drawn, mi
 from ccray.data.sources.listed import Listed
 from ccray.interfaces import Refused
 from ccray.storage import Root
-from tests.data.listings import as_csv, listed
+from tests.data.sources.listings import as_csv, listed
 
 
 class Numbers:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccray import config, schema
 from ccray.data.captioning import CaptionImages, described
-from ccray.data.pixels import LoadPixels, read_images, whole_view
+from ccray.data.pictures.pixels import LoadPixels, read_images, whole_view
 from ccray.interfaces import Caption, Refused
 from ccray.models.captioner import Blip2Captioner
 from ccray.stages import caption

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ccray import config, recipes, schema
 from ccray.config import Recipe
-from ccray.data.pixels import read_images
+from ccray.data.pictures.pixels import read_images
 from ccray.interfaces import Failed, Refused
 from ccray.stages import catalog
 from ccray.storage import Manifest, Root, sealed_shards, shard_name

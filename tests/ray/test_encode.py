@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccray import config, schema
 from ccray.data.encoding import EncodeImages
-from ccray.data.pixels import LoadPixels, read_images, square_view
+from ccray.data.pictures.pixels import LoadPixels, read_images, square_view
 from ccray.interfaces import Refused
 from ccray.models.autoencoder import Autoencoder
 from ccray.sharded import to_table

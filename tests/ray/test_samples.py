@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from ccray import config, licenses, recipes
-from ccray.data.indexing import LISTING
+from ccray.data.index.indexing import LISTING
 from ccray.stages import catalog
 from ccray.storage import Root, sealed_shards, shard_name
 

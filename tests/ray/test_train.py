@@ -16,8 +16,8 @@ from PIL import Image
 
 from ccray import config, recipes, storage
 from ccray.config import Recipe
-from ccray.data.eligible import Doors
 from ccray.data.encoding import vae_facts
+from ccray.data.loading.eligible import Doors
 from ccray.interfaces import Failed, Refused
 from ccray.models import pipeline
 from ccray.stages import train

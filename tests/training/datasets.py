@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ccray.data.loader import LatentDataset
+from ccray.data.loading.loader import LatentDataset
 from ccray.interfaces import LatentBatch
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from ccray import config, recipes, schema, storage
 from ccray.config import Recipe
-from ccray.data.eligible import Doors
-from ccray.data.loader import LatentDataset, Order
-from ccray.data.rounds import Index, index
+from ccray.data.loading.eligible import Doors
+from ccray.data.loading.loader import LatentDataset, Order
+from ccray.data.loading.rounds import Index, index
 from ccray.models import pipeline
 from ccray.storage import Root
 from ccray.training.local import LocalRuntime

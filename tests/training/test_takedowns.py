@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ccray import storage, takedowns
-from ccray.data import rounds
-from ccray.data.loader import LatentDataset, Order
+from ccray.data.loading import rounds
+from ccray.data.loading.loader import LatentDataset, Order
 from ccray.models import pipeline
 from ccray.schema import hex_key
 from ccray.storage import Root

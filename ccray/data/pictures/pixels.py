@@ -1,0 +1,106 @@
+"""From catalog rows back to pixels: the first step of every map over images, run on CPUs beside the model actors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ccray.data.pictures.images import Limits, Picture, Pixels, Unusable, centre_square, decode, within
+from ccray.interfaces import Batch
+from ccray.storage import Root, shard_name
+
+Box = tuple[int, int, int, int]  # left, top, width, height
+View = Callable[[Pixels], tuple[Pixels, Box]]
+
+# Pixels travel as raw bytes beside their height and width: pictures of one batch differ in size.
+PIXELS = pa.schema(
+    [
+        ("key", pa.int64()),
+        ("shard", pa.int32()),
+        ("pixels", pa.large_binary()),  # height x width x 3, uint8, C order; null when status is not "ok"
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("crop", pa.list_(pa.int32())),  # [left, top, width, height] of the oriented original
+        ("original_size", pa.list_(pa.int32())),  # [width, height]
+        ("status", pa.string()),
+    ]
+)
+OK = "ok"
+TAKEN_DOWN = "taken_down"
+WHOLE_PICTURE_PX = 2048  # longer side of a picture that is handed to a model as it is: a batch of any pictures then fits in memory
+
+
+class LoadPixels:
+    """Rows with `key` and `shard` -> rows of `PIXELS`: bytes from `images/`, decoded and cut to what the model looks at."""
+
+    def __init__(self, root: Root, view: View, taken_down: frozenset[int] = frozenset()) -> None:
+        """`view` cuts and resizes the upright picture and says which part of it is left; images in `taken_down` are not opened."""
+        self._root = root
+        self._view = view
+        self._taken_down = taken_down
+
+    def __call__(self, batch: Batch) -> Batch:
+        received: dict[int, bytes] = {}
+        for shard in np.unique(batch["shard"]):
+            received |= read_images(self._root, int(shard), batch["key"][batch["shard"] == shard])
+        rows = [self._row(int(key), received.get(int(key))) for key in batch["key"]]
+        names = [name for name in PIXELS.names if name not in ("key", "shard")]
+        return {"key": batch["key"], "shard": batch["shard"]} | {name: as_objects([row.get(name) for row in rows]) for name in names}
+
+    def _row(self, key: int, data: bytes | None) -> dict[str, Any]:
+        if key in self._taken_down:
+            return {"status": TAKEN_DOWN}
+        if data is None:
+            return {"status": "bytes_missing"}
+        picture = decode(data, Limits(max_pixels=1 << 40, max_bytes=1 << 40))  # the catalog's own bounds have passed it
+        if isinstance(picture, Unusable):
+            return {"status": f"{picture.reason}: {picture.detail}"}
+        return self._seen(picture)
+
+    def _seen(self, picture: Picture) -> dict[str, Any]:
+        pixels, crop = self._view(picture.pixels)
+        return {
+            "pixels": pixels.tobytes(),
+            "height": pixels.shape[0],
+            "width": pixels.shape[1],
+            "crop": [*crop],
+            "original_size": [picture.width, picture.height],
+            "status": OK,
+        }
+
+
+def read_images(root: Root, shard: int, keys: np.ndarray) -> dict[int, bytes]:
+    """Bytes of some images of one shard; only the row groups between the smallest and the largest key are read."""
+    reach = [("key", ">=", int(keys.min())), ("key", "<=", int(keys.max()))]
+    table = root.read_table(f"images/{shard_name(shard)}", columns=["key", "image"], filters=reach)
+    wanted = {int(key) for key in keys}
+    return {key: image for key, image in zip(table.column("key").to_pylist(), table.column("image").to_pylist(), strict=True) if key in wanted}
+
+
+def pixels_of(batch: Batch, row: int) -> Pixels:
+    """The picture of one row with status "ok", H W 3."""
+    return np.frombuffer(batch["pixels"][row], np.uint8).reshape(int(batch["height"][row]), int(batch["width"][row]), 3)
+
+
+def as_objects(values: list[Any]) -> np.ndarray:
+    """A column of anything, one entry a row; numpy would make a matrix of lists of equal length."""
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+def whole_view(pixels: Pixels) -> tuple[Pixels, Box]:
+    """The whole picture, reduced only where it is larger than `WHOLE_PICTURE_PX`."""
+    return within(pixels, WHOLE_PICTURE_PX), (0, 0, pixels.shape[1], pixels.shape[0])
+
+
+def square_view(pixels: Pixels, size_px: int) -> tuple[Pixels, Box]:
+    """The centre square at exactly `size_px`."""
+    return centre_square(pixels, size_px)
+
+
+def bounded_square_view(pixels: Pixels, size_px: int) -> tuple[Pixels, Box]:
+    """The centre square, reduced to `size_px` only where it is larger; bicubic, as BLIP-2's own processor reduces."""
+    return centre_square(pixels, min(size_px, *pixels.shape[:2]), Image.Resampling.BICUBIC)
