@@ -43,7 +43,7 @@ def main() -> None:
 
 def measured(count: int) -> tuple[float, float, int]:
     """CPU seconds, peak RSS in MiB, and images kept."""
-    from ccray.data import dedup
+    from ccray.data.index import dedup
 
     hashes = spread(count)
     before = time.process_time()

@@ -3,13 +3,13 @@
 One local server on a core of its own gives out drawn photographs of 2048 x 1536 px. Each side works pinned to another core, with its own
 best number of connections or threads, and is measured by the difference between a long and a short run, so that start and end are outside.
 The figure compares CPU-seconds of the worker and all its children, which a busy machine does not change; wall clocks stand beside it.
-Ours also reads robots.txt and tdmrep.json, looks for opt-outs in headers and files and for end marks, and encodes at 4:2:0 as they do.
+Ours is the catalog stage's own worker, decoding process included: it also reads robots.txt and tdmrep.json, looks for opt-outs in headers and files
+and for end marks, makes a perceptual hash, and encodes at 4:2:0 as they do.
 
 img2dataset lives in its own environment: `python -m venv PEER && PEER/bin/pip install img2dataset`, then CCRAY_PEER=PEER.
 """
 
 import asyncio
-import hashlib
 import io
 import json
 import os
@@ -30,8 +30,6 @@ SIDE_PX = 512
 OUR_CONNECTIONS = (8, 32)
 THEIR_THREADS = (4, 16, 64)
 PEER = os.environ.get("CCRAY_PEER", "")
-
-Examine = Callable[[bytes], tuple[bytes, str, int, int] | None]  # image, format, width, height
 
 
 @dataclass(frozen=True)
@@ -105,64 +103,32 @@ def _our_command(folder: str, port: int, count: int, connections: int) -> list[s
     return [sys.executable, "-m", "benchmarks.fetch_images", "ours", f"{folder}/ours.parquet", str(port), str(count), str(connections)]
 
 
-def fetch_ours(path: str, port: int, count: int, connections: int, examine: Examine) -> int:
-    """Our side of the job; the number of pictures stored."""
+def fetch_ours(path: str, port: int, count: int, connections: int) -> int:
+    """Our side of the job, by the catalog stage's own worker; the number of pictures stored."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from ccray.config import Download
-    from ccray.data.downloading import Downloader, Received
+    from ccray import schema
+    from ccray.config import CatalogConfig, Download
+    from ccray.data.fetching.worker import FetchImages
+    from ccray.stages.catalog import BATCH
 
-    downloader = Downloader(Download(allowed_hosts=("127.0.0.1",), connections_per_host=connections), 100_000_000)
-    schema = pa.schema(
-        [
-            ("url", pa.string()),
-            ("sha256", pa.string()),
-            ("image", pa.binary()),
-            ("format", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-        ]
-    )
+    manners = Download(allowed_hosts=("127.0.0.1",), connections_per_host=connections)
+    worker = FetchImages(CatalogConfig(store=f"max_side_px:{SIDE_PX}", download=manners), None)
     stored = 0
-    with pq.ParquetWriter(path, schema) as writer:
-        rows: list[tuple[object, ...]] = []
-        for url, outcome in downloader.fetch(_urls(port, count)):
-            seen = examine(outcome.data) if isinstance(outcome, Received) else None
-            if seen is None or not isinstance(outcome, Received):
-                raise SystemExit(f"{url}: {outcome}")
-            rows.append((url, hashlib.sha256(outcome.data).hexdigest(), *seen))
-            stored += 1
-            if len(rows) == 256:
-                writer.write(pa.table(list(zip(*rows, strict=True)), schema=schema))
-                rows.clear()
-        if rows:
-            writer.write(pa.table(list(zip(*rows, strict=True)), schema=schema))
-    downloader.close()
+    with pq.ParquetWriter(path, schema.IMAGES) as writer:
+        for first in range(0, count, BATCH):
+            urls = _urls(port, count)[first : first + BATCH]
+            numbers = np.arange(first, first + len(urls))
+            listed = {"row_id": numbers, "shard": np.zeros(len(urls), np.int32)}
+            rows = worker(listed | {"locator": np.array([f"url:{url}" for url in urls]), "license_text": np.array(["CC0-1.0"] * len(urls))})
+            for url, reason, detail in zip(urls, rows["reason"], rows["detail"], strict=True):
+                if reason is not None:
+                    raise SystemExit(f"{url}: {reason}: {detail}")
+            writer.write(pa.table([pa.array(rows[field.name].tolist(), field.type) for field in schema.IMAGES], schema=schema.IMAGES))
+            stored += len(urls)
     return stored
-
-
-def examine_in_process(data: bytes) -> tuple[bytes, str, int, int] | None:
-    """Decode no larger than needed, reduce, encode; opt-outs inside the file looked for.
-
-    Half-size decoding, means of whole pixels, Lanczos for the rest: 54 dB from Lanczos on the full picture; OpenCV's INTER_AREA has 54 too.
-    """
-    from PIL import Image
-
-    from ccray.config import OPT_OUTS
-    from ccray.data.opt_outs import in_file
-
-    if in_file(data, OPT_OUTS) is not None:
-        return None
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        scale = SIDE_PX / max(width, height)
-        size = (round(width * scale), round(height * scale))
-        image.draft("RGB", (round(1.5 * size[0]), round(1.5 * size[1])))
-        reduced = (image if image.mode == "RGB" else image.convert("RGB")).resize(size, Image.Resampling.LANCZOS, reducing_gap=1.0)
-        buffer = io.BytesIO()
-        reduced.save(buffer, "JPEG", quality=95, subsampling="4:2:0")
-        return buffer.getvalue(), str(image.format), width, height
 
 
 # ------------------------------------------------------------------ theirs
@@ -261,6 +227,6 @@ if __name__ == "__main__":
         case ["serve"]:
             asyncio.run(_serve())
         case ["ours", path, port, count, connections]:
-            print(fetch_ours(path, int(port), int(count), int(connections), examine_in_process))
+            print(fetch_ours(path, int(port), int(count), int(connections)))
         case _:
             main()
