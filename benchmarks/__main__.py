@@ -1,6 +1,6 @@
 """Run the benchmarks one after another and print a Markdown table; `--save` also keeps it under benchmarks/results/.
 
-python -m benchmarks [NAME ...] [--save]
+python -m benchmarks [NAME ...] [--save [LABEL]]
 """
 
 import argparse
@@ -20,13 +20,14 @@ PROGRAMS = ("caption_pipeline", "stored_latents", "served_request", "fetch_image
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME", help=f"any of {', '.join(PROGRAMS)}; all by default")
-    parser.add_argument("--save", action="store_true", help="keep the table as benchmarks/results/<date>.md")
+    parser.add_argument("--save", nargs="?", const="", metavar="LABEL", help="keep the table as benchmarks/results/<date>[-LABEL].md")
     arguments = parser.parse_args()
     rows = [measure(name) for name in arguments.names or PROGRAMS]
     text = table(rows)
     print(text)
-    if arguments.save:
-        place = FOLDER / "results" / f"{date.today().isoformat()}.md"
+    if arguments.save is not None:
+        label = f"-{arguments.save}" if arguments.save else ""
+        place = FOLDER / "results" / f"{date.today().isoformat()}{label}.md"
         place.parent.mkdir(exist_ok=True)
         place.write_text(text)
     return 0
