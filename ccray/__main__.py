@@ -265,7 +265,8 @@ def _status(arguments: argparse.Namespace, words: list[str]) -> int:
     for directory in directories:
         manifest = storage.read_manifest(root, directory)
         assert manifest is not None
-        print(f"{manifest.stage:<9} {manifest.status:<9} {directory:<32} {summary(manifest)}")
+        stopped = manifest.status == "running" and not storage.is_held(root, directory)  # by a kill, or a failure
+        print(f"{manifest.stage:<9} {'stopped' if stopped else manifest.status:<9} {directory:<32} {summary(manifest)}")
     from ccray.governance import holding
 
     for one in holding.held(root, takedowns.taken_down(root)):

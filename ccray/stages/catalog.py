@@ -50,10 +50,10 @@ def run(recipe: Recipe, root: Root) -> Manifest:
             _fetch(recipe, root, source, stage, parts[IMAGES])
         index = write_index(root, recipe.catalog, blocked)
         _fill(manifest, index, write_shipped(root, stage))
+        write_report(root, recipe.catalog)
         if not index.accepted:
             raise Failed(_nothing_left(recipe, root, index))
         say(f"catalog: {index.accepted} accepted, {index.rejected} rejected of {index.listed}{_reasons(index)}")
-        write_report(root, recipe.catalog)
     return manifest
 
 
