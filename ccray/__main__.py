@@ -32,7 +32,13 @@ from ccray.storage import Manifest, Root
 log = logging.getLogger("ccray")
 # Libraries speak when something is wrong; workers inherit this.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-SHORT = {"source": "catalog.source", "policy": "catalog.policy", "license": "catalog.license", "limit": "catalog.limit"}
+SHORT = {
+    "source": "catalog.source",
+    "policy": "catalog.policy",
+    "license": "catalog.license",
+    "limit": "catalog.limit",
+    "blocklist": "catalog.blocklist",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--policy", metavar="P", help=f"short for catalog.policy: {', '.join(licenses.POLICIES)}")
         command.add_argument("--license", metavar="L", help="short for catalog.license: the licence of a whole folder")
         command.add_argument("--limit", metavar="N", type=int, help="short for catalog.limit: this many rows, drawn by their ids")
+        command.add_argument("--blocklist", metavar="FILE", help="short for catalog.blocklist: sha256 or perceptual hashes, one a line")
         if name == "show":
             command.add_argument("--origins", action="store_true", help="say where each setting comes from")
         if name == "publish":
@@ -258,7 +265,8 @@ def _status(arguments: argparse.Namespace, words: list[str]) -> int:
     for directory in directories:
         manifest = storage.read_manifest(root, directory)
         assert manifest is not None
-        print(f"{manifest.stage:<9} {manifest.status:<9} {directory:<32} {summary(manifest)}")
+        stopped = manifest.status == "running" and not storage.is_held(root, directory)  # by a kill, or a failure
+        print(f"{manifest.stage:<9} {'stopped' if stopped else manifest.status:<9} {directory:<32} {summary(manifest)}")
     from ccray.governance import holding
 
     for one in holding.held(root, takedowns.taken_down(root)):

@@ -31,7 +31,8 @@ _ORIGIN = [
     ("private", pa.string()),  # JSON of what `catalog.keep` asked for; null otherwise
 ]
 
-# listing/: what a source offers, before any byte is fetched. Rows are ordered by row_id inside a shard.
+# listing/: what a source offers, before any byte is fetched. Rows are ordered by row_id inside a shard; those whose images lie in the rows of
+# Parquet files stand as they do there.
 LISTING = pa.schema(
     [
         ("row_id", pa.int64()),  # hash of (source, the source's own id)

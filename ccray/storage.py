@@ -426,15 +426,26 @@ def _break_stale(root: Root, path: str) -> None:
         holder = root.read_json(path)
     except (FileNotFoundError, ValueError):
         return
-    age = time.time() - holder["time"]
-    here = holder["host"] == socket.gethostname()
-    if (here and not _alive(holder["pid"])) or age > LEASE_SECONDS:
+    if _is_stale(holder):
         root.delete(path)
         return
     raise Refused(
-        f"{root.path(path)} is held by process {holder['pid']} on {holder['host']} (last sign of life {age:.0f} s ago): "
+        f"{root.path(path)} is held by process {holder['pid']} on {holder['host']} (last sign of life {time.time() - holder['time']:.0f} s ago): "
         f"wait for it to end, or stop it; {LEASE_SECONDS} s after its last sign of life the lease is void"
     )
+
+
+def _is_stale(holder: dict[str, Any]) -> bool:
+    here = holder["host"] == socket.gethostname()
+    return (here and not _alive(holder["pid"])) or time.time() - holder["time"] > LEASE_SECONDS
+
+
+def is_held(root: Root, directory: str) -> bool:
+    """Whether a run that is alive works on a directory."""
+    try:
+        return not _is_stale(root.read_json(f"{directory}/{LEASE}"))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _alive(pid: int) -> bool:

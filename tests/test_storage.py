@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from ccray import config, recipes, schema, storage
-from ccray.interfaces import Refused
+from ccray.__main__ import main
+from ccray.interfaces import Failed, Refused
 from ccray.storage import Root
 from tests.servers import s3_store
 
@@ -144,3 +145,21 @@ def test_hex_keys_are_the_beginning_of_the_sha256() -> None:
     for data in (b"", b"picture", b"another"):
         digest = __import__("hashlib").sha256(data).hexdigest()
         assert schema.hex_key(schema.key_of(data)) == digest[:16]
+
+
+def test_status_tells_a_stopped_stage_from_a_running_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Root(str(tmp_path))
+    stage = storage.stage_of(recipes.named("tiny"), "catalog")
+
+    def fail() -> None:
+        with storage.running(root, stage):
+            assert main(["status", "--root", root.uri]) == 0
+            assert capsys.readouterr().out.startswith("catalog   running ")
+            raise Failed("no image is left")
+
+    with pytest.raises(Failed):
+        fail()
+    assert main(["status", "--root", root.uri]) == 0
+    assert capsys.readouterr().out.startswith("catalog   stopped ")
+    root.write("catalog/lease.json", json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1, "run": "x", "time": time.time()}).encode())
+    assert not storage.is_held(root, "catalog")  # what a kill leaves

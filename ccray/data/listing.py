@@ -71,14 +71,18 @@ def open_source(config: CatalogConfig) -> Source:
 
 
 def shards(source: Source, config: CatalogConfig) -> Iterator[pa.Table]:
-    """Tables of `schema.LISTING`, one a shard, in the source's order; inside a shard ordered by `row_id`."""
+    """Tables of `schema.LISTING`, one a shard, in the source's order; inside a shard ordered by `row_id`.
+
+    Rows whose images lie in the rows of Parquet files keep the source's order there, too: neighbours are then fetched from one row group.
+    """
     rows = distinct(source)
     if config.limit is not None:
         last = largest_drawn(source, config.limit)
         rows = ((row_id, listed) for row_id, listed in rows if last is None or mixed(row_id) <= last)
     for shard, first in enumerate(rows):
         chunk = [first, *islice(rows, config.rows_per_shard - 1)]
-        yield _shard_table(source.name, shard, chunk)
+        table = _shard_table(source.name, shard, chunk)
+        yield table if chunk[0][1].locator.startswith("row:") else table.sort_by("row_id")
 
 
 def distinct(source: Source) -> Iterator[tuple[int, Listed]]:
@@ -168,4 +172,4 @@ def mixed(row_id: int) -> int:
 
 def _shard_table(source: str, shard: int, chunk: list[tuple[int, Listed]]) -> pa.Table:
     records = [{"row_id": row_id, "shard": shard, "source": source, **listed.texts()} for row_id, listed in chunk]
-    return pa.Table.from_pylist(records, schema=schema.LISTING).sort_by("row_id")
+    return pa.Table.from_pylist(records, schema=schema.LISTING)

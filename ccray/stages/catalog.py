@@ -20,7 +20,7 @@ from ccray.data.pictures.scoring import ScoreImages
 from ccray.data.sources.listed import Source
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of
-from ccray.storage import MANIFEST, Manifest, Root, Stage, now, read_manifest, running, seal, shard_name, stage_of, state
+from ccray.storage import MANIFEST, Manifest, Root, Stage, now, read_manifest, running, shard_name, stage_of, state
 
 NAME = "catalog"
 BATCH = 64  # rows fetched together; a URL each, at worst
@@ -50,10 +50,10 @@ def run(recipe: Recipe, root: Root) -> Manifest:
             _fetch(recipe, root, source, stage, parts[IMAGES])
         index = write_index(root, recipe.catalog, blocked)
         _fill(manifest, index, write_shipped(root, stage))
+        write_report(root, recipe.catalog)
         if not index.accepted:
             raise Failed(_nothing_left(recipe, root, index))
         say(f"catalog: {index.accepted} accepted, {index.rejected} rejected of {index.listed}{_reasons(index)}")
-        write_report(root, recipe.catalog)
     return manifest
 
 
@@ -67,7 +67,9 @@ def _list(recipe: Recipe, root: Root, source: Source, part: Stage) -> None:
     root.delete(LISTING)  # what a kill left, perhaps of another source
     files: dict[str, int] = {}
     for table in shards(source, recipe.catalog):
-        files[shard_name(len(files))] = seal(root, LISTING, len(files), table, schema.LISTING, "row_id")
+        name = shard_name(len(files))
+        root.write_table(f"{LISTING}/{name}", table)
+        files[name] = table.num_rows
     say(f"listing: {sum(files.values())} images in {len(files)} shards")
     _mark(root, part, files)
 

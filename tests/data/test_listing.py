@@ -129,3 +129,17 @@ def test_limit_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "limit: 12" in capsys.readouterr().out
     wrong: Any = ["show", "--recipe", "tiny", "--limit", "0"]
     assert __main__.main(wrong) == 2
+
+
+def test_the_blocklist_has_a_short_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["show", "--recipe", "tiny", "--blocklist", "blocked.txt"]) == 0
+    assert "  blocklist: blocked.txt\n" in capsys.readouterr().out
+
+
+def test_embedded_images_are_listed_as_they_lie(tmp_path: Path) -> None:
+    """Fetched in this order, each row group is read about once; in the order of their hashed ids it would be read for every batch."""
+    table = pa.table({"id": [str(number) for number in range(300)], "image": pa.array([b"x"] * 300, pa.binary()), "license": ["CC0-1.0"] * 300})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=100)
+    config = CatalogConfig(source=f"table:{tmp_path}/t.parquet", rows_per_shard=128)
+    places = [int(row["source_ref"]) for part in shards(open_source(config), config) for row in part.to_pylist()]
+    assert places == list(range(300))

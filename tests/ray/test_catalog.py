@@ -109,6 +109,7 @@ def test_nothing_left_is_a_failure_that_says_why(ray_cluster: None, pictures: Pa
         catalog.run(tiny(f"catalog.source=folder:{pictures}"), root)
     assert set(reasons(root).values()) == {"license_missing"}
     assert len(reasons(root)) == 9
+    assert "license_missing" in root.read("catalog/report.html").decode()
 
 
 def test_refusals_write_nothing(tmp_path: Path) -> None:

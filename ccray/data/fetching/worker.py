@@ -41,7 +41,7 @@ class FetchImages:
         """`base` is the folder of the source's locators, `image_column` the column of a table's embedded images."""
         self._config = config
         self._base = base
-        self._image_column = image_column
+        self._cells = None if base is None or image_column is None else Cells(base, image_column)
         self._examiner = Examiner(config)
         self._downloader = Downloader(config.download, config.max_bytes)
 
@@ -107,10 +107,9 @@ class FetchImages:
     def _embedded(self, locators: list[str]) -> Iterator[tuple[str, bytes | Unusable]]:
         """Images that lie in Parquet files' rows: each row group is read once."""
         for name, some in groupby(sorted(locators), key=lambda locator: locator.removeprefix("row:").rpartition("#")[0]):
-            assert self._base is not None
-            assert self._image_column is not None
+            assert self._cells is not None
             numbers = sorted(int(locator.rpartition("#")[2]) for locator in some)
-            for number, value in zip(numbers, read_cells(self._base, name, self._image_column, numbers), strict=True):
+            for number, value in zip(numbers, self._cells.read(name, numbers), strict=True):
                 yield f"row:{name}#{number}", self._cell(value)
 
     def _cell(self, value: Any) -> bytes | Unusable:
@@ -185,18 +184,34 @@ def read_remote(base: Root, path: str, max_bytes: int, span: Span | None = None)
         return bytes(file.read_at(span.length, span.offset))
 
 
-def read_cells(base: Root, name: str, column: str, numbers: list[int]) -> list[Any]:
-    """One column's values at ascending row numbers of a Parquet file; only the row groups that hold them are read."""
-    values: list[Any] = []
-    with pq.ParquetFile(base.path(name), filesystem=base.filesystem) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            here = [number - start for number in numbers if start <= number < end]
-            if here:
-                values += file.read_row_group(group, columns=[column]).column(0).take(pa.array(here)).to_pylist()
-            start = end
-    return values
+class Cells:
+    """One column's values by row number. A row group that a read did not come to the end of is kept: the next read goes on there."""
+
+    def __init__(self, base: Root, column: str) -> None:
+        self._base = base
+        self._column = column
+        self._begun: tuple[str, int, pa.ChunkedArray] | None = None  # file, number of the row group, its cells
+
+    def read(self, name: str, numbers: list[int]) -> list[Any]:
+        """The values at ascending row numbers of a Parquet file; only the row groups that hold them are read."""
+        values: list[Any] = []
+        with pq.ParquetFile(self._base.path(name), filesystem=self._base.filesystem) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                here = [number - start for number in numbers if start <= number < end]
+                if here:
+                    values += self._group(file, name, group).take(pa.array(here)).to_pylist()
+                    if end - start == here[-1] + 1:
+                        self._begun = None
+                start = end
+        return values
+
+    def _group(self, file: pq.ParquetFile, name: str, group: int) -> pa.ChunkedArray:
+        if self._begun is None or self._begun[:2] != (name, group):
+            self._begun = None  # two row groups are never held at once
+            self._begun = (name, group, file.read_row_group(group, columns=[self._column]).column(0))
+        return self._begun[2]
 
 
 def _row_of(unusable: Unusable) -> Row:

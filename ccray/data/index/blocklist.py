@@ -1,7 +1,8 @@
 """Images that must not be used, named by others: a file of sha256 or perceptual hashes.
 
-One hash a line, in hex: 64 digits are the sha256 of an image's bytes as received, 16 digits its 64-bit perceptual hash. What follows a comma (the
-other columns of a CSV) or a `#` is a remark; the first line of a CSV may name its columns.
+One hash a line, in hex: 64 digits are the sha256 of an image's bytes as received, 16 digits its 64-bit perceptual hash;
+`sha256:` or `phash:` may stand before. What follows a comma (the other columns of a CSV) or a `#` is a remark; the first line of a CSV may name
+its columns.
 """
 
 import re
@@ -15,8 +16,7 @@ import pyarrow.compute as pc
 from ccray.data.index.dedup import Hashes, close_pairs
 from ccray.interfaces import Refused
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
-PERCEPTUAL = re.compile(r"[0-9a-f]{16}")
+HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})|(?:phash:)?([0-9a-f]{16})")
 HEADINGS = {"sha256", "phash", "hash"}
 
 
@@ -63,8 +63,8 @@ def read_blocklist(file: str | None) -> Blocklist:
 
 def _hash(file: str, number: int, line: str) -> str | None:
     text = line.partition("#")[0].partition(",")[0].strip().strip("\"'").lower()
-    if SHA256.fullmatch(text) or PERCEPTUAL.fullmatch(text):
-        return text
+    if (found := HASH.fullmatch(text)) is not None:
+        return found[1] or found[2]
     if (number == 1 and text in HEADINGS) or not line.partition("#")[0].strip():
         return None
     raise Refused(

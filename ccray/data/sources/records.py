@@ -31,7 +31,10 @@ HOST = re.compile(r"^[a-z0-9-]+(\.[a-z0-9-]+)+(:\d+)?(/|$)", re.IGNORECASE)
 BREAK = re.compile(r"[^\S ]")  # blanks that no address has, but for the space
 PHOTO = re.compile(r"(?:/|[?&]id=)(\d{6,})(?:[_/?#&]|$)")
 # Words that take a permission back, in statements that name no licence.
-FORBIDS = re.compile(r"all rights reserved|fair use|non-?free|non-?commercial|no ?-?deriv", re.IGNORECASE)
+FORBIDS = re.compile(
+    r"all rights reserved|fair use|non-?free|non-?commercial|no ?-?deriv|conditions apply|restrictions apply|restricted|permission|personal use",
+    re.IGNORECASE,
+)
 NO_URL = nothing(Reject.NO_IMAGE, "the record names no image to download")
 
 

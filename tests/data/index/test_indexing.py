@@ -281,6 +281,7 @@ def test_the_tables_have_their_doors_schemas(root: Root) -> None:
         ("0123\n", "line 1: '0123' is neither a sha256"),
         ("phash,note\n8000000000000000,grey\nhash\n", "line 3: 'hash'"),
         ("g" * 64, "line 1: 'ggg"),
+        ("phash:" + "a" * 64, "line 1: 'phash:aaa"),
         ("\n,8000000000000000\n", "line 2: ''"),
     ],
 )
@@ -298,6 +299,10 @@ def test_blocklists_of_every_form(tmp_path: Path) -> None:
     found = read_blocklist(str(file))
     assert found.sha256.to_pylist() == ["ab" * 32]
     assert found.perceptual.tolist() == [2**64 - 1]
+    named = tmp_path / "named.txt"
+    named.write_text(f"sha256:{'cd' * 32}  # as a list of takedowns has it\nphash:{'0' * 15}1\n")
+    assert read_blocklist(str(named)).sha256.to_pylist() == ["cd" * 32]
+    assert read_blocklist(str(named)).perceptual.tolist() == [1]
     assert len(read_blocklist(None).sha256) == 0
     with pytest.raises(Refused, match="cannot be read"):
         read_blocklist(str(tmp_path / "none.txt"))

@@ -256,6 +256,9 @@ def test_statements() -> None:
     assert strictest([]) == (None, None)
     assert strictest([("a", None), ("b", "CC BY 4.0"), ("c", 5)]) == ("5", "b=CC BY 4.0; c=5")  # Flickr's 5 is BY-SA: the stricter
     assert strictest([("a", "CC BY-ND 4.0"), ("b", "CC BY-NC-SA 4.0")])[0] == "CC BY-ND 4.0"
+    for against in ("Usage conditions apply", "All rights reserved", "By permission of the museum", "Restricted", "Personal use only"):
+        assert strictest([("a", "CC0"), ("b", against)])[0] == against
+    assert strictest([("a", "CC0"), ("b", "Smithsonian Open Access")])[0] == "CC0"
     assert strictest([("a", "by " * MAX_LICENSE)])[0] == f"a statement of {3 * MAX_LICENSE - 1} characters"
 
 

@@ -13,11 +13,12 @@ from PIL import Image
 
 from ccray import schema
 from ccray.config import CatalogConfig, ColumnMap, ShapesSource
-from ccray.data.fetching.worker import FetchImages
+from ccray.data.fetching.worker import Cells, FetchImages
 from ccray.data.listing import open_source, shards
 from ccray.interfaces import Failed, Refused
 from ccray.shapes.world import caption, train_scene
 from ccray.sharded import to_batch, to_table
+from ccray.storage import Root
 
 FILES = ["a.png", "b.png", "sub/c.png", "sub/d.png"]
 
@@ -249,3 +250,17 @@ def test_the_same_id_twice_is_two_rows(pictures: Path) -> None:
     as_jsonl(pictures / "t.jsonl", [{"id": 1, "file": "a.png", "license": "CC0-1.0"}, {"id": 1, "file": "b.png", "license": "CC0-1.0"}])
     rows = listed(CatalogConfig(source=f"table:{pictures}/t.jsonl"))
     assert len({row["row_id"] for row in rows}) == 2
+
+
+def test_a_row_group_is_read_once_for_batches_that_follow_each_other(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([b"%d" % number for number in range(250)], pa.binary())}), tmp_path / "t.parquet", row_group_size=100)
+    cells = Cells(Root(str(tmp_path)), "image")
+    found = [cell for start in range(0, 250, 64) for cell in cells.read("t.parquet", list(range(start, min(start + 64, 250))))]
+    assert found == [b"%d" % number for number in range(250)]
+    assert cells.read("t.parquet", [3, 120, 240]) == [b"3", b"120", b"240"]
+    kept = cells.read("t.parquet", [10])
+    (tmp_path / "t.parquet").rename(tmp_path / "u.parquet")
+    pq.write_table(pa.table({"image": pa.array([b"other"] * 250, pa.binary())}), tmp_path / "t.parquet", row_group_size=100)
+    assert cells.read("t.parquet", [10, 11]) == [*kept, b"11"]  # the row group that was begun
+    assert cells.read("t.parquet", [99]) == [b"99"]
+    assert cells.read("t.parquet", [0]) == [b"other"]  # it was let go at its end
