@@ -269,7 +269,8 @@ def _status(arguments: argparse.Namespace, words: list[str]) -> int:
         print(f"{manifest.stage:<9} {'stopped' if stopped else manifest.status:<9} {directory:<32} {summary(manifest)}")
     from ccray.governance import holding
 
-    for one in holding.held(root, takedowns.taken_down(root)):
+    gone = takedowns.load(root)
+    for one in holding.held(root, frozenset(gone.keys.to_pylist()), frozenset(gone.row_ids.to_pylist())):
         print(one.line())
     return 0
 

@@ -221,6 +221,20 @@ def taken_down_rows(takedowns: Takedowns, table: pa.Table) -> pa.BooleanArray:
     return pa.array(found)
 
 
+def remaining_copies(takedowns: Takedowns, copies: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`schema.COPIES` without the rows that were taken down; null where none is left. Nothing is done when there is nothing to take out."""
+    column = copies.combine_chunks() if isinstance(copies, pa.ChunkedArray) else copies
+    flat = pc.list_flatten(column)
+    table = pa.table(flat.flatten(), names=[one.name for one in flat.type])
+    kept = pc.invert(taken_down_rows(takedowns, table)) if takedowns and len(flat) else None
+    if kept is None or pc.all(kept).as_py():
+        return pa.chunked_array([column])
+    parents = pc.list_parent_indices(column).filter(kept).to_numpy()
+    counts = np.bincount(parents, minlength=len(column))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    return pa.chunked_array([pa.ListArray.from_arrays(offsets, flat.filter(kept), mask=pa.array(counts == 0)).cast(column.type)])
+
+
 def _is_in(held: pa.Array | pa.ChunkedArray, values: pa.Array) -> np.ndarray:
     return np.asarray(pc.is_in(held, values).to_numpy(zero_copy_only=False), bool)
 

@@ -196,6 +196,38 @@ def test_near_copies_are_named(root: Root) -> None:
     assert "other near.png https://elsewhere.example Somebody (2 bits apart)" in said
 
 
+def test_a_near_copy_that_was_taken_down_is_not_named_with_the_image_that_stays(root: Root) -> None:
+    """Picture 5 stays, and its near copy (row 1) was taken down by the name of its creator."""
+    takedowns.record(root, [Record("creator", "Somebody", None, "", (), (1,))])
+    (held,) = holding.held(root, frozenset(), frozenset({1}))
+    assert (held.place, held.rows) == ("catalog", 1)
+    said = run(root, f"key:{hex_key(key(2))}", purge=True)
+    assert "catalog: 1 copies of other images not named any more" in said
+    rows = {row["key"]: row for shard in (0, 1) for row in root.read_table(f"catalog/{shard_name(shard)}").to_pylist()}
+    assert rows[key(5)]["copies"] is None
+    assert rows.keys() == {key(number) for number in range(PICTURES) if number != 2}
+    assert root.read_table(f"catalog/{shard_name(0)}").schema == schema.CATALOG
+    assert holding.held(root, frozenset(), frozenset({1})) == []
+
+
+def test_copies_are_taken_out_of_lists_with_and_without_any() -> None:
+    def copy(row: int, creator: str = "A", page: str = "") -> dict[str, object]:
+        return dict.fromkeys(one.name for one in schema.COPIES.value_type) | {"row_id": row, "creator": creator, "source_url": page}
+
+    lists = [None, [copy(1), copy(2), copy(3)], [], [copy(2)], [copy(4, "B"), copy(5, page="https://E.example/1/")]]
+    column = pa.chunked_array([pa.array(lists, schema.COPIES)])
+    gone = takedowns.Takedowns(
+        *(pa.array(values, kind) for values, kind in (([], pa.int64()), ([2], pa.int64()), ([], pa.string()))),
+        pa.array(["e.example/1"]),
+        pa.array(["B"]),
+    )
+    left = takedowns.remaining_copies(gone, column)
+    assert left.type == schema.COPIES
+    assert [one and [copy["row_id"] for copy in one] for one in left.to_pylist()] == [None, [1, 3], None, None, None]
+    none = takedowns.Takedowns(*(one.slice(0, 0) for one in (gone.keys, gone.row_ids, gone.sha256, gone.urls, gone.creators)))
+    assert takedowns.remaining_copies(none, column).to_pylist() == lists
+
+
 def test_images_listed_later_are_met(root: Root) -> None:
     later = pa.table(
         {

@@ -18,6 +18,7 @@ from ccray.storage import Root
 READERS = 16
 FEW = 2000  # keys up to which row groups are chosen by their statistics
 PURGE = "`ccray takedown ... --purge` takes them out"
+AGAIN = "run `ccray publish` again"
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,32 @@ class Held:
         return f"{self.place}: {self.rows:,} taken-down {self.what}{times}; {self.cure}"
 
 
-def held(root: Root, keys: frozenset[int]) -> list[Held]:
-    """Everything under a root that holds rows of `keys`, in the corridor's order."""
-    if not keys:
-        return []
-    wanted = pa.array(sorted(keys), pa.int64())
-    found = [*_tables(root, wanted), *_checkpoints(root, wanted), *_evaluation(root, wanted), *_published(root, wanted)]
+def held(root: Root, keys: frozenset[int], row_ids: frozenset[int] = frozenset()) -> list[Held]:
+    """Everything under a root that holds images of `keys`, or names rows of `row_ids` as copies of others, in the corridor's order."""
+    wanted, rows = (pa.array(sorted(ids), pa.int64()) for ids in (keys, row_ids))
+    found = [*_tables(root, wanted), *_checkpoints(root, wanted), *_evaluation(root, wanted), *_published(root, wanted)] if keys else []
+    found += _named_as_copies(root, rows) if row_ids else []
     return [one for one in found if one.rows]
+
+
+def _named_as_copies(root: Root, row_ids: pa.Array) -> Iterator[Held]:
+    what = "rows are named as copies of other images"
+    shards = [f"catalog/{storage.shard_name(shard)}" for shard in storage.sealed_shards(root, "catalog")]
+    with ThreadPoolExecutor(READERS) as pool:
+        counts = pool.map(lambda path: copies_in(root, path, row_ids), shards)
+        yield Held("catalog", sum(counts), what, f"publish leaves them out; {PURGE}")
+    for place, paths in (("published/model", ["published/model/attribution.parquet"]), ("published/dataset", dataset_tables(root))):
+        yield Held(place, sum(copies_in(root, path, row_ids) for path in paths if root.exists(path)), what, AGAIN)
+
+
+def copies_in(root: Root, path: str, row_ids: pa.Array) -> int:
+    """Rows of `row_ids` (int64) among the `copies` that a Parquet file names; 0 when it names none."""
+    with pq.ParquetFile(root.path(path), filesystem=root.filesystem) as file:
+        if not len(row_ids) or "copies" not in file.schema_arrow.names:
+            return 0
+        column = file.read(columns=["copies.list.element.row_id"])["copies"]
+    named = pc.struct_field(pc.list_flatten(column), "row_id")
+    return pc.sum(pc.is_in(named, row_ids)).as_py() or 0
 
 
 def _tables(root: Root, wanted: pa.Array) -> Iterator[Held]:
@@ -98,13 +118,12 @@ def _evaluation(root: Root, wanted: pa.Array) -> Iterator[Held]:
 
 def _published(root: Root, wanted: pa.Array) -> Iterator[Held]:
     names = pa.array([hex_key(key) for key in wanted.to_pylist()], pa.string())
-    again = "run `ccray publish` again"
     path = "published/model/attribution.parquet"
     if root.exists(path):
         rows = root.read_table(path, columns=["key", "taken_down"])
         unsaid = rows.filter(pc.and_(pc.is_in(rows["key"], names), pc.invert(pc.fill_null(rows["taken_down"], False))))
-        yield Held("published/model", unsaid.num_rows, "images are listed as if they were not", f"{again}: the model saw them, and they stay listed")
-    yield Held("published/dataset", sum(rows_in(root, path, wanted) for path in dataset_tables(root)), "rows", f"{again}")
+        yield Held("published/model", unsaid.num_rows, "images are listed as if they were not", f"{AGAIN}: the model saw them, and they stay listed")
+    yield Held("published/dataset", sum(rows_in(root, path, wanted) for path in dataset_tables(root)), "rows", AGAIN)
 
 
 def dataset_tables(root: Root) -> list[str]:

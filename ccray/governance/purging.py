@@ -2,7 +2,7 @@
 
 images/      the row stays, so that nothing fetches it again: bytes null, reason `taken_down`
 listing/     the row stays: captions and alternative text that the source shipped, null
-catalog/     the row moves to `rejects/` with reason `taken_down`; manifest counted anew
+catalog/     the row moves to `rejects/` with reason `taken_down`, and leaves the `copies` of an image that stays; manifest counted anew
 captions/, latents/  the rows go with it, for each map's rows are its catalog's; manifests counted anew
 .staging/    likewise
 evaluation/  goes as a whole where such captions are its prompts; published/dataset, catalog/report.html go: they are written anew
@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ccray import schema, storage
-from ccray.governance.holding import dataset_tables, evaluated, rows_in
+from ccray import schema, storage, takedowns
+from ccray.governance.holding import copies_in, dataset_tables, evaluated, rows_in
 from ccray.governance.matching import is_whole
 from ccray.schema import Reject
 from ccray.storage import MANIFEST, Root
+from ccray.takedowns import Takedowns
 
 DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # what a kill leaves of an atomic write
 EMPTIED = {"images": ("image",), "listing": ("captions", "alt_text", "private")}  # columns whose content goes, while the row stays
@@ -87,19 +88,29 @@ def _swept(root: Root) -> Iterator[str]:
 
 
 def _catalog(root: Root, wanted: pa.Array, detail: str) -> Iterator[str]:
-    moved = 0
+    moved = unnamed = 0
+    taken = takedowns.load(root)
     for shard in storage.sealed_shards(root, "catalog"):
         path = f"catalog/{storage.shard_name(shard)}"
-        keys = root.read_table(path, columns=["key"])["key"]
-        if pc.any(pc.is_in(keys, wanted), min_count=0).as_py():
-            table = root.read_table(path)
-            gone = table.filter(pc.is_in(keys, wanted))
+        gone = root.read_table(path, filters=pc.field("key").isin(wanted))
+        named = copies_in(root, path, taken.row_ids)
+        if gone.num_rows:
             _reject(root, shard, gone, detail)  # first: a kill between the two leaves a row in both, which the next run mends
-            _rewrite(root, path, lambda part: part.filter(pc.invert(pc.is_in(part["key"], wanted))))
-            moved += gone.num_rows
+        if gone.num_rows or named:
+            _rewrite(root, path, lambda part: _without(part, wanted, taken))
+        moved, unnamed = moved + gone.num_rows, unnamed + named
     changed = recount_catalog(root)
     if moved or changed:
         yield f"catalog: {moved:,} rows moved to rejects"
+    if unnamed:
+        yield f"catalog: {unnamed:,} copies of other images not named any more"
+
+
+def _without(part: pa.Table, wanted: pa.Array, taken: Takedowns) -> pa.Table:
+    """Rows of the catalog that stay, and of their copies those that do."""
+    part = part.filter(pc.invert(pc.is_in(part["key"], wanted)))
+    place = part.schema.get_field_index("copies")
+    return part.set_column(place, part.schema.field(place), takedowns.remaining_copies(taken, part["copies"]))
 
 
 def _reject(root: Root, shard: int, rows: pa.Table, detail: str) -> None:
@@ -205,7 +216,8 @@ def _written_anew(root: Root, wanted: pa.Array) -> Iterator[str]:
 def _dataset(root: Root, wanted: pa.Array) -> Iterator[str]:
     """Remove the published dataset if it has such rows, or cannot tell, or is not whole."""
     manifest = storage.read_manifest(root, "published")
-    tables = [rows_in(root, path, wanted) for path in dataset_tables(root)]
+    row_ids = takedowns.load(root).row_ids
+    tables = [rows_in(root, path, wanted) + copies_in(root, path, row_ids) for path in dataset_tables(root)]
     whole = manifest is not None and manifest.status == "finished"
     if not root.exists("published/dataset") or (whole and tables and not any(tables)):
         return

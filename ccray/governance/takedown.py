@@ -47,9 +47,10 @@ def _recorded(root: Root, lines: Sequence[Line], reason: str | None, say: Say) -
     found = [Record(one.line.selector, one.line.value, reason, at, tuple(sorted(one.keys)), tuple(sorted(one.rows))) for one in new]
     place = takedowns.record(root, found) if found else None
     keys = frozenset(key for match in matches for key in match.keys)
+    rows = frozenset(row for match in matches for row in match.rows)
     say("")
     say(f"recorded {len(found):,} of {len(lines):,} lines in {root.path(place)}" if place else "every line was recorded before: nothing is written")
-    _tell_consequences(root, keys, say)
+    _tell_consequences(root, keys, rows, say)
     return keys
 
 
@@ -87,10 +88,10 @@ def _some(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _tell_consequences(root: Root, keys: frozenset[int], say: Say) -> None:
+def _tell_consequences(root: Root, keys: frozenset[int], rows: frozenset[int], say: Say) -> None:
     for copy in matching.copies(root, keys):
         say(f"nearly the same picture as {matching.shown({copy.key})}, and not taken down with it: {copy.text}")
-    found = holding.held(root, keys)
+    found = holding.held(root, keys, rows)
     say("")
     say("no output of this root holds them" if not found else "these outputs hold them now; no stage reads them again from there:")
     for one in found:

@@ -1,6 +1,6 @@
 """Who made the images that a checkpoint really saw, and under which licences: its record of keys joined with the catalog, shard by shard.
 
-An image that was taken down stays listed: the model saw it. Where its row has left the catalog since, what `rejects/` and `listing/` keep of it is told.
+An image that was taken down stays listed: the model saw it. A copy of it that was taken down does not: the model never saw that. Where its row has left the catalog since, what `rejects/` and `listing/` keep of it is told.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from ccray import licenses, storage, takedowns
 from ccray.interfaces import Failed
 from ccray.schema import ATTRIBUTION, CATALOG, Reject, hex_key
 from ccray.storage import Root
+from ccray.takedowns import Takedowns
 
 COLUMNS = [
     "key",
@@ -66,11 +67,12 @@ def write(root: Root, catalog: str, seen: pa.Table, target: Path) -> Mix:
     Raises:
         Failed: when an image that was seen is in neither, so that nobody can name it, or its licence allows no derivatives.
     """
-    mix, counts, gone = Mix(), dict[str, LicenseCount](), takedowns.taken_down(root)
+    mix, counts, gone = Mix(), dict[str, LicenseCount](), takedowns.load(root)
+    keys = frozenset(gone.keys.to_pylist())
     with pq.ParquetWriter(target, ATTRIBUTION, compression="zstd") as writer:
         for table in _joined(root, catalog, seen):
             writer.write_table(_attribution(table, gone))
-            _count(table, counts, mix, gone)
+            _count(table, counts, mix, keys)
     if mix.images != seen.num_rows:
         raise Failed(
             f"{seen.num_rows - mix.images} of {seen.num_rows} images that the model saw are not in {root.path(catalog)}, nor in rejects as taken down: "
@@ -134,11 +136,12 @@ def _lookup(root: Root, path: str, column: str, values: list[int | None], column
     return {row[column]: row for row in root.read_table(path, columns=columns, filters=wanted).to_pylist()}
 
 
-def _attribution(table: pa.Table, gone: frozenset[int]) -> pa.Table:
+def _attribution(table: pa.Table, gone: Takedowns) -> pa.Table:
     values = {name: table.column(name) for name in ATTRIBUTION.names if name in table.column_names}
     values["key"] = pa.array([hex_key(key) for key in table.column("key").to_pylist()])
     values["times_seen"] = table.column("times")
-    values["taken_down"] = pa.array([key in gone for key in table.column("key").to_pylist()])
+    values["taken_down"] = pc.is_in(table.column("key"), gone.keys)
+    values["copies"] = takedowns.remaining_copies(gone, table.column("copies"))
     return pa.table([values[name] for name in ATTRIBUTION.names], schema=ATTRIBUTION)
 
 

@@ -13,6 +13,7 @@ from ccray.publishing.subject import Dataset
 from ccray.publishing.table import Layout, Plan, SplitFiles
 from ccray.publishing.tally import Tally
 from ccray.storage import Manifest, Root
+from ccray.takedowns import Takedowns
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +22,14 @@ SIGN = "croissant.json"
 MODEL_SENTENCE = "The model that learned from its train split is in `../model`; where both are on a hub, it is the model of the same name."
 
 
-def write(recipe: Recipe, root: Root, catalog: Manifest, caption: Manifest, draft: Draft, scratch: Path, gone: frozenset[int]) -> Dataset:
+def write(recipe: Recipe, root: Root, catalog: Manifest, caption: Manifest, draft: Draft, scratch: Path, gone: Takedowns) -> Dataset:
     """Fill the draft of the dataset folder.
 
     Args:
         catalog: the finished catalog's manifest.
         caption: that of the recipe's captions.
         scratch: a local folder for rows on their way.
-        gone: keys of images that were taken down; they are left out.
+        gone: what was taken down; it is left out.
 
     Raises:
         Failed: when no image is left, or a table does not fit the catalog.

@@ -21,6 +21,7 @@ from ccray.interfaces import Failed
 from ccray.publishing.folders import Draft
 from ccray.schema import hex_key
 from ccray.storage import Root
+from ccray.takedowns import Takedowns, remaining_copies
 
 SPLITS = ("train", "validation", "evaluation")
 ROWS_PER_FILE = 100_000
@@ -94,7 +95,7 @@ class Layout:
     catalog: str
     captions: tuple[CaptionTable, ...]
     images: str | None  # directory; None: no bytes
-    gone: frozenset[int]  # keys that were taken down
+    gone: Takedowns
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -109,7 +110,7 @@ class Layout:
         return pa.schema([(column.name, column.type) for column in self.columns], metadata=note)
 
 
-def layout(recipe: Recipe, root: Root, gone: frozenset[int]) -> Layout:
+def layout(recipe: Recipe, root: Root, gone: Takedowns) -> Layout:
     """The captions of the recipe's captioner first, then those that sources ship.
 
     Raises:
@@ -165,11 +166,9 @@ def plan(root: Root, layout: Layout, rows_per_file: int) -> Plan:
     return Plan({split: tuple(map(tuple, groups)) for split, groups in files.items() if groups})
 
 
-def _present(table: pa.Table, gone: frozenset[int]) -> pa.Table:
-    """Without what was taken down."""
-    if not gone:
-        return table
-    return table.filter(pc.invert(pc.is_in(table.column("key"), pa.array(sorted(gone), pa.int64()))))
+def _present(table: pa.Table, gone: Takedowns) -> pa.Table:
+    """Without the images that were taken down."""
+    return table.filter(pc.invert(pc.is_in(table.column("key"), gone.keys)))
 
 
 def shards(root: Root, layout: Layout) -> Iterator[tuple[int, pa.Table]]:
@@ -178,6 +177,7 @@ def shards(root: Root, layout: Layout) -> Iterator[tuple[int, pa.Table]]:
         table = _present(root.read_table(f"{layout.catalog}/{storage.shard_name(shard)}", columns=READ), layout.gone)
         keys = table.column("key")
         values = {name: _hexadecimal(table.column(name)) if name in HEX else table.column(name) for name in READ}
+        values["copies"] = remaining_copies(layout.gone, table.column("copies"))
         for captions in layout.captions:
             values |= _captions(root, captions, shard, keys)
         yield shard, pa.table({**values, "key_int": keys})

@@ -17,7 +17,7 @@ from ccray.publishing import dataset, model
 from ccray.publishing import push as pushing
 from ccray.publishing.folders import Draft, workplace
 from ccray.storage import Manifest, Root
-from ccray.takedowns import taken_down
+from ccray.takedowns import Takedowns, load
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     """
     components.check(recipe, NAME)
     stage = storage.stage_of(recipe, NAME)
-    gone = taken_down(root)
+    gone = load(root)
     if storage.state(root, stage) == "finished":
         found = storage.read_manifest(root, stage.directory)
         assert found is not None
@@ -66,7 +66,7 @@ def push(root: Root, targets: list[pushing.Target], public: bool) -> None:
         log.info("publish: %s is at %s", root.path(target.folder), target.address)
 
 
-def _dataset(recipe: Recipe, root: Root, inputs: Mapping[str, Manifest], manifest: Manifest, scratch: Path, gone: frozenset[int]) -> dict[str, Any]:
+def _dataset(recipe: Recipe, root: Root, inputs: Mapping[str, Manifest], manifest: Manifest, scratch: Path, gone: Takedowns) -> dict[str, Any]:
     draft = Draft(root, dataset.FOLDER, dataset.SIGN, scratch, f"{storage.stage_of(recipe, NAME).staging}/dataset")
     subject = dataset.write(recipe, root, inputs["catalog"], inputs["caption"], draft, scratch, gone)
     draft.appear()
@@ -92,6 +92,7 @@ def _metrics(recipe: Recipe, root: Root) -> Mapping[str, Any] | None:
     return evaluated.facts if evaluated.inputs.get("train") == storage.stage_of(recipe, "train").fingerprint else None
 
 
-def _digest(gone: frozenset[int]) -> str:
-    """Which takedowns a folder knows of."""
-    return hashlib.sha256(",".join(map(str, sorted(gone))).encode()).hexdigest()[:16]
+def _digest(gone: Takedowns) -> str:
+    """Which takedowns a folder knows of: images, and rows that may be named as copies."""
+    named = (",".join(map(str, sorted(ids.to_pylist()))) for ids in (gone.keys, gone.row_ids))
+    return hashlib.sha256(";".join(named).encode()).hexdigest()[:16]

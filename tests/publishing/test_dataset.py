@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from mlcroissant import Dataset as Croissant
 from PIL import Image
 
-from ccray import storage
+from ccray import storage, takedowns
 from ccray.config import Recipe
 from ccray.interfaces import Failed, Refused
 from ccray.publishing import table
@@ -130,6 +130,27 @@ def test_what_was_taken_down_is_absent_and_counted(tmp_path: Path) -> None:
     manifest = storage.read_manifest(root, "published")
     assert manifest is not None
     assert (manifest.rows, manifest.facts["dataset"]["images"]) == (38, 38)
+
+
+def test_copies_that_were_taken_down_are_not_named(tmp_path: Path) -> None:
+    """Images 0, 10, 20 and 30 have one copy each: that of 10 goes by its row, that of 30 by its page."""
+    recipe = roots.recipe_of()
+    root = roots.finished(tmp_path, recipe, 40)
+    publish.run(recipe, root)
+    named = [
+        takedowns.Record("creator", "Somebody else", None, "", (), (10,)),
+        takedowns.Record("url", "http://elsewhere.example.org/30/", None, "", (), (30,)),
+    ]
+    takedowns.record(root, named)
+    publish.run(recipe, root)
+    credits = pq.read_table(root.path("published/dataset/attribution.parquet")).to_pylist()
+    assert {one["source_ref"] for row in credits for one in row["copies"] or []} == {"copy 0", "copy 20"}
+    assert len(credits) == 40
+    text = b"".join(data for name, data in files(root).items() if not name.endswith(".parquet"))
+    assert b"copy of 20" in text
+    assert b"copy of 10" not in text
+    assert b"copy of 30" not in text
+    assert b"2 copies of 2 images" in text
 
 
 def test_nothing_left_is_a_failure_that_leaves_the_old_folder(tmp_path: Path) -> None:
@@ -327,7 +348,7 @@ def test_domains_are_the_top_tenth_and_no_fewer_than_a_thousand() -> None:
 
 def test_plan_fills_files_with_whole_shards(made: tuple[Root, Recipe]) -> None:
     root, recipe = made
-    layout = table.layout(recipe, root, frozenset())
+    layout = table.layout(recipe, root, takedowns.load(root))
     every = table.plan(root, layout, 10**9)
     assert {split: len(groups) for split, groups in every.files.items()} == {"train": 1, "validation": 1, "evaluation": 1}
     single = table.plan(root, layout, 1)
