@@ -280,6 +280,7 @@ def _takedown(arguments: argparse.Namespace, words: list[str]) -> int:
         from ccray.data.index.report import write_report
 
         write_report(root, config.CatalogConfig.model_validate(manifest.config["catalog"]))
+        print("catalog/report.html: written anew without them")
     return 0
 
 

@@ -299,9 +299,9 @@ def _reference(model: str, subfolder: str | None) -> str:
 
 
 def public_name(reference: str) -> str:
-    """A reference as the world may read it: a path of the machine that made the model is cut down to its last name."""
-    kind, colon, place = reference.partition(":")
-    if colon and kind in ("folder", "table"):
+    """A model or source as the world may read it: a path of the machine that made the model is cut down to its last name."""
+    kind, _, place = reference.partition(":")
+    if re.fullmatch("[a-z0-9]+", kind) and "/" in place and not place.startswith(("//", " ")):  # folder:, yfcc100m:, ..., not https://
         return f"{kind}:{Path(place).name}"
     return f"a local folder, {Path(reference).name}" if reference.startswith(("/", "~", "./", "../")) else reference
 

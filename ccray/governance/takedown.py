@@ -96,8 +96,6 @@ def _tell_consequences(root: Root, keys: frozenset[int], rows: frozenset[int], s
     say("no output of this root holds them" if not found else "these outputs hold them now; no stage reads them again from there:")
     for one in found:
         say(f"  {one.line()}")
-    if found and root.exists("catalog/report.html"):
-        say("  catalog/report.html: its samples may show them; with --purge it is removed")
 
 
 def _running(root: Root) -> list[str]:
