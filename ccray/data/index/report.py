@@ -193,7 +193,7 @@ def _page(config: CatalogConfig, tally: Tally, cards: Sequence[str]) -> str:
         _section("Licences", "Of the images that were accepted.", _bars("licences", _most(tally.licenses)) + _license_table(tally)),
         _section("Sizes", "Pixels as received, upright.", _sizes(tally)),
         _section("Creators", "", _creators(tally)),
-        _section("Rejected", "Why listed images are not in the catalog; <code>rejects/</code> names each.", _rejects(tally)),
+        _section("Rejected", "Why listed images are not in the catalog, and their share of all listed; <code>rejects/</code> names each.", _rejects(tally)),
         _section("Sample", f"{len(cards)} images, chosen by their keys.", f"<div class=grid>{''.join(cards)}</div>" if cards else "<p>None.</p>"),
     ]
     head = (
@@ -263,7 +263,7 @@ def _rejects(tally: Tally) -> str:
     if not tally.reasons:
         return "<p>Nothing was rejected.</p>\n"
     rows = [(f"<code>{text(name)}</code>", f"{number:,}", f"{number / tally.listed:.1%}") for name, number in _most(tally.reasons)]
-    return _bars("reject reasons", _most(tally.reasons)) + _table(("reason", "images", "of all listed"), rows)
+    return _bars("reject reasons", _most(tally.reasons)) + _table(("reason", "images", "share"), rows)
 
 
 def _sizes(tally: Tally) -> str:
@@ -317,7 +317,8 @@ a { color: var(--link); } p { margin: .3rem 0 .8rem; color: var(--soft); max-wid
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; }
 th { text-align: left; } td { text-align: right; font-variant-numeric: tabular-nums; }
 thead th, td, th code { white-space: nowrap; overflow-wrap: normal; } thead th:not(:first-child) { text-align: right; }
-th, td { padding: .3rem 1.1rem .3rem 0; font-weight: 400; border-bottom: 1px solid var(--line); } thead th { color: var(--soft); }
+th, td { padding: .3rem 1.1rem .3rem 0; font-weight: 400; border-bottom: 1px solid var(--line); }
+th:last-child, td:last-child { padding-right: 0; } thead th { color: var(--soft); }
 svg { display: block; width: 100%; max-width: 440px; height: auto; margin: .6rem 0; }
 svg text { font-size: 11px; fill: var(--ink); } rect { fill: var(--bar); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 0 2rem; }
