@@ -128,7 +128,7 @@ def _refusal(role: Role, reference: str, origin: Origin, policy: str) -> str:
     cure = f"use another, or policy noncommercial; where you know better, declare components.{role}.license=... or components.{role}.commercial=yes"
     unknown = ", or accept it with allow_unknown_components=true, which the model card then says" if origin.commercial == "unknown" else ""
     return (
-        f"the {role.replace('_', ' ')} {public_name(reference)} {verdict}, which policy {policy} asks for: licence {origin.license}, "
+        f"the {role.replace('_', ' ')} {reference} {verdict}, which policy {policy} asks for: licence {origin.license}, "
         f"stated by {origin.stated_by}{note}: {cure}{unknown}"
     )
 
