@@ -193,7 +193,7 @@ def _page(config: CatalogConfig, tally: Tally, cards: Sequence[str]) -> str:
         _section("Licences", "Of the images that were accepted.", _bars("licences", _most(tally.licenses)) + _license_table(tally)),
         _section("Sizes", "Pixels as received, upright.", _sizes(tally)),
         _section("Creators", "", _creators(tally)),
-        _section("Rejected", "Why listed images are not in the catalog, of all listed; <code>rejects/</code> names each.", _rejects(tally)),
+        _section("Rejected", "Why images are not in the catalog, with shares of all listed; <code>rejects/</code> names each.", _rejects(tally)),
         _section("Sample", f"{len(cards)} images, chosen by their keys.", f"<div class=grid>{''.join(cards)}</div>" if cards else "<p>None.</p>"),
     ]
     head = (
