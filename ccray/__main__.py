@@ -126,27 +126,30 @@ HELP = {
 
 
 def _recipe(arguments: argparse.Namespace, words: list[str], default: str | None = None) -> tuple[Recipe, Root]:
-    name = arguments.recipe or default
-    if name is None:
-        raise Refused(f"--recipe is missing: expected one of {', '.join(recipes.RECIPES)}")
-    base = recipes.named(name)
-    root = Root(arguments.root or f"runs/{name}")
+    base = _named(arguments.recipe or default)
+    root = Root(arguments.root or f"runs/{base.name}")
     root.check_writable()
     if "RAY_ADDRESS" in os.environ:  # a submitted job, or a driver beside a cluster
         from ccray.sharded import refuse_unshared_root
 
         refuse_unshared_root(root)
+    return _with_settings(storage.adopt(root, _with_settings(base, arguments, words)), arguments, words), root
+
+
+def _named(name: str | None) -> Recipe:
+    if name is None:
+        raise Refused(f"--recipe is missing: expected one of {', '.join(recipes.RECIPES)}")
+    return recipes.named(name)
+
+
+def _with_settings(base: Recipe, arguments: argparse.Namespace, words: list[str]) -> Recipe:
+    """The recipe with what a file, the short options and the words say, in this order."""
     shorts = [f"{key}={json.dumps(value)}" for short, key in SHORT.items() if (value := getattr(arguments, short)) is not None]
-    text = _file_text(arguments.config) if arguments.config else None
-    asked = config.build(base, [*shorts, *words], text)
-    return config.build(storage.adopt(root, asked), [*shorts, *words], text), root
-
-
-def _file_text(path: str) -> str:
     try:
-        return Path(path).read_text()
+        text = Path(arguments.config).read_text() if arguments.config else None
     except OSError as error:
-        raise Refused(f"--config {path} cannot be read: {error.strerror}") from None
+        raise Refused(f"--config {arguments.config} cannot be read: {error.strerror}") from None
+    return config.build(base, [*shorts, *words], text)
 
 
 def _stage(arguments: argparse.Namespace, words: list[str]) -> int:
@@ -240,11 +243,7 @@ def _serve(arguments: argparse.Namespace, words: list[str]) -> int:
 
 
 def _show(arguments: argparse.Namespace, words: list[str]) -> int:
-    base = recipes.named(arguments.recipe) if arguments.recipe else None
-    if base is None:
-        raise Refused(f"--recipe is missing: expected one of {', '.join(recipes.RECIPES)}")
-    shorts = [f"{key}={json.dumps(value)}" for short, key in SHORT.items() if (value := getattr(arguments, short)) is not None]
-    recipe = config.build(base, [*shorts, *words], _file_text(arguments.config) if arguments.config else None)
+    recipe = _with_settings(_named(arguments.recipe), arguments, words)
     values = recipe.model_dump(mode="json")
     if not arguments.origins:
         print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
@@ -279,7 +278,7 @@ def _takedown(arguments: argparse.Namespace, words: list[str]) -> int:
     _refuse_words("takedown", words)
     from ccray.governance import takedown
 
-    lines = takedown.read_list(_list_text(arguments.list), arguments.list)
+    lines = takedown.read_list(arguments.list)
     root = Root(arguments.root)
     root.check_writable()
     takedown.run(root, lines, arguments.reason, arguments.purge, print)
@@ -288,19 +287,8 @@ def _takedown(arguments: argparse.Namespace, words: list[str]) -> int:
         from ccray.data.index.report import write_report
 
         write_report(root, config.CatalogConfig.model_validate(manifest.config["catalog"]))
+        print("catalog/report.html: written anew without them")
     return 0
-
-
-def _list_text(path: str) -> str | None:
-    """A list of takedowns as text; None when it is not UTF-8."""
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise Refused(f"--list {path} cannot be read: {error.strerror}") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
 
 
 def _lineage(arguments: argparse.Namespace, words: list[str]) -> int:

@@ -128,7 +128,7 @@ def _refusal(role: Role, reference: str, origin: Origin, policy: str) -> str:
     cure = f"use another, or policy noncommercial; where you know better, declare components.{role}.license=... or components.{role}.commercial=yes"
     unknown = ", or accept it with allow_unknown_components=true, which the model card then says" if origin.commercial == "unknown" else ""
     return (
-        f"the {role.replace('_', ' ')} {public_name(reference)} {verdict}, which policy {policy} asks for: licence {origin.license}, "
+        f"the {role.replace('_', ' ')} {reference} {verdict}, which policy {policy} asks for: licence {origin.license}, "
         f"stated by {origin.stated_by}{note}: {cure}{unknown}"
     )
 
@@ -299,9 +299,9 @@ def _reference(model: str, subfolder: str | None) -> str:
 
 
 def public_name(reference: str) -> str:
-    """A reference as the world may read it: a path of the machine that made the model is cut down to its last name."""
-    kind, colon, place = reference.partition(":")
-    if colon and kind in ("folder", "table"):
+    """A model or source as the world may read it: a path of the machine that made the model is cut down to its last name."""
+    kind, _, place = reference.partition(":")
+    if re.fullmatch("[a-z0-9]+", kind) and "/" in place and not place.startswith(("//", " ")):  # folder:, yfcc100m:, ..., not https://
         return f"{kind}:{Path(place).name}"
     return f"a local folder, {Path(reference).name}" if reference.startswith(("/", "~", "./", "../")) else reference
 

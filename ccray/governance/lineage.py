@@ -215,11 +215,15 @@ def tell(found: Lineage, say: Callable[[str], None]) -> None:
     lines += [("near copy", _joined(one, "source", "source_ref", "source_url", "creator")) for one in origin.get("copies") or []]
     lines += [("caption", f"{one.table}: {one.caption if one.status == 'ok' else one.status}") for one in found.captions]
     lines += [("latent", f"{one.place}: {one.status}") for one in found.latents]
-    lines += [("checkpoint", f"{one.place}: {f'saw it {one.times:,} times' if one.times else 'never saw it'}") for one in found.checkpoints]
+    lines += [("checkpoint", f"{one.place}: {_seen(one.times)}") for one in found.checkpoints]
     lines += [("published", place) for place in found.published]
     for name, value in lines:
         if value not in (None, ""):
             say(f"  {name:<16} {value}")
+
+
+def _seen(times: int | None) -> str:
+    return f"saw it {times:,} time{'' if times == 1 else 's'}" if times else "never saw it"
 
 
 def _taken_down(one: dict[str, Any]) -> str:

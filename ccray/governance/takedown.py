@@ -1,8 +1,10 @@
 """`ccray takedown`: what a list names, what still holds it, and what to do."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ccray import storage, takedowns
 from ccray.governance import holding, matching, purging
@@ -96,8 +98,6 @@ def _tell_consequences(root: Root, keys: frozenset[int], rows: frozenset[int], s
     say("no output of this root holds them" if not found else "these outputs hold them now; no stage reads them again from there:")
     for one in found:
         say(f"  {one.line()}")
-    if found and root.exists("catalog/report.html"):
-        say("  catalog/report.html: its samples may show them; with --purge it is removed")
 
 
 def _running(root: Root) -> list[str]:
@@ -112,15 +112,18 @@ def _reasons(root: Root, keys: frozenset[int]) -> str:
     return "; ".join(found) or "taken down"
 
 
-def read_list(text: str | None, path: str) -> list[Line]:
-    """The lines of a list; `text` is None when it could not be read as text.
+def read_list(path: str) -> list[Line]:
+    """The lines of a list in a file; `-` for standard input.
 
     Raises:
-        Refused: as `takedowns.parse_list`, and when the file is not text.
+        Refused: as `takedowns.parse_list`, and when the file cannot be read or is not text.
     """
-    if text is None:
-        raise Refused(f"--list {path} is not UTF-8 text: {takedowns.EXPECTED}, one a line")
     try:
-        return takedowns.parse_list(text)
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return takedowns.parse_list(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise Refused(f"--list {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Refused(f"--list {path} is not UTF-8 text: {takedowns.EXPECTED}, one a line") from None
     except Refused as refusal:
         raise Refused(f"--list {path}: {refusal}") from None

@@ -112,7 +112,7 @@ def _images(subject: Subject) -> str:
         for one in mix.licenses
     ]
     notes = (
-        [f"{mix.without_creator:,} of the images come from sources that name no creator; title and source page stand in `attribution.parquet`."]
+        [f"Images whose source names no creator: {mix.without_creator:,}; title, where there is one, and source page stand in `attribution.parquet`."]
         if mix.without_creator
         else []
     )
@@ -120,11 +120,11 @@ def _images(subject: Subject) -> str:
     closed = sum(one.images for one in mix.licenses if one.commercial is False)
     if alike:
         notes.append(
-            f"{alike:,} of the images are under share-alike licences. Whether a model is an adaptation of its training images is not settled; "
+            f"Images under share-alike licences: {alike:,}. Whether a model is an adaptation of its training images is not settled; "
             f"this model is offered under {subject.recipe.publish.model_license}, and the images are named so that you can judge for yourself."
         )
     if closed:
-        notes.append(f"{closed:,} of the images may not be used commercially.")
+        notes.append(f"Images that may not be used commercially: {closed:,}.")
     if subject.copies[1]:
         notes.append(
             f"Of {subject.copies[0]:,} of the images the sources held {subject.copies[1]:,} copies more, found by bytes or likeness; "
@@ -136,8 +136,8 @@ def _images(subject: Subject) -> str:
         )
     if mix.taken_down:
         notes.append(
-            f"{mix.taken_down:,} of the images have been taken down since checkpoint `{subject.recipe.train.name}` (fingerprint `{subject.fingerprint}`) was trained: "
-            "it saw them, no later training does. `attribution.parquet` marks them `taken_down`."
+            f"Images taken down since checkpoint `{subject.recipe.train.name}` (fingerprint `{subject.fingerprint}`) was trained: {mix.taken_down:,}. "
+            "It saw them, no later training does. `attribution.parquet` marks them `taken_down`."
         )
     digests = "\n".join(f"- {name}: `{value}`" for name, value in subject.data.items())
     heads = ("licence", "images", "times seen", "commercial use", "share-alike")

@@ -152,8 +152,8 @@ def _sources(subject: Dataset) -> str:
     parts = [
         f"Source of the catalog: `{subject.source}`.",
         table(("collection", "images"), [(name, f"{count:,}") for name, count in ordered(tally.sources)]),
-        f"{tally.downloaded:,} images were downloaded one by one from their addresses. {tally.without_creator:,} have no author and {tally.without_title:,} no "
-        "title, because their source gives none.",
+        f"Images that were downloaded one by one from their addresses: {tally.downloaded:,}. Without an author, because the source names none: "
+        f"{tally.without_creator:,}; without a title: {tally.without_title:,}.",
         table(("shorter side", "images"), [(name, f"{count:,}") for name, count in tally.size_rows()]),
     ]
     if hosts:
@@ -188,12 +188,12 @@ def _left_out(subject: Dataset) -> str:
     catalog, tally, facts = subject.recipe.catalog, subject.tally, subject.catalog.facts
     bits = catalog.near_duplicate_bits
     near = f"near ones by a perceptual hash ({bits} of 64 bits may differ)" if bits is not None else "near ones were not looked for"
-    parts = [f"{facts.get('listed', subject.catalog.rows):,} images were listed, {subject.catalog.rows:,} accepted."]
+    copies = f"Copies named in `{TABLE}`: {tally.copies:,}, of {tally.with_copies:,} of the images." if tally.copies else "No copies were found."
+    parts = [f"Images listed: {facts.get('listed', subject.catalog.rows):,}; accepted: {subject.catalog.rows:,}."]
     if subject.rejects:
         parts.append(table(("reason", "what it means", "images"), [(f"`{name}`", what, f"{count:,}") for name, what, count in subject.rejects]))
     parts.append(
-        f"Duplicates were found by sha256, {near}; of each group the freest and largest copy was kept, and {tally.copies:,} copies of {tally.with_copies:,} images are named in "
-        f"`{TABLE}`. Images that are near each other are in one split (`duplicate_group`)."
+        f"Duplicates were found by sha256, {near}; of each group the freest and largest copy was kept. {copies} Images that are near each other are in one split (`duplicate_group`)."
     )
     if catalog.filters:
         rules = "; ".join(f"{one.name}: `{public_name(one.model)}` above {one.threshold:g}" for one in catalog.filters)
@@ -204,9 +204,9 @@ def _left_out(subject: Dataset) -> str:
 def _opt_outs(subject: Dataset) -> str:
     signals = ", ".join(subject.recipe.catalog.download.opt_outs) or "none"
     opted = subject.catalog.counts.get("opted_out", 0)
-    taken = f" {subject.withheld:,} images of the catalog were taken down since and are not in this folder." if subject.withheld else ""
+    taken = f" Images of the catalog that were taken down since and are not in this folder: {subject.withheld:,}." if subject.withheld else ""
     return (
-        f"Signals against training that were looked for at download and honoured: {signals}; they kept out {opted:,} images.\n\n"
+        f"Signals against training that were looked for at download and honoured: {signals}; images kept out by them: {opted:,}.\n\n"
         f"Is an image yours, or of you, and should not be here? Write to: {subject.contact}. Name the image's `key`, its address or yours; every image of an author can be named at once. "
         f"It leaves the next release of this dataset, and no later training reads it.{taken}"
     )

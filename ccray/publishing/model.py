@@ -70,10 +70,19 @@ def facts(subject: Subject) -> dict[str, Any]:
 def _copy(root: Root, model: str, folder: Path) -> None:
     if root.is_local:
         shutil.copytree(root.path(model), folder, dirs_exist_ok=True)
-        return
-    fetched = root.local(model, folder.parent / "fetched")
-    shutil.copytree(fetched, folder, dirs_exist_ok=True)
-    shutil.rmtree(fetched)
+    else:
+        fetched = root.local(model, folder.parent / "fetched")
+        shutil.copytree(fetched, folder, dirs_exist_ok=True)
+        shutil.rmtree(fetched)
+    for path in folder.rglob("*.json"):
+        _without_origin(path)
+
+
+def _without_origin(path: Path) -> None:
+    """diffusers and transformers note in a part's configuration where they loaded it from: often a path of this machine."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(values, dict) and values.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _subject(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ccray.components import Component, public_name
 from ccray.config import Recipe
@@ -64,7 +63,7 @@ class Dataset:
 
     @property
     def source(self) -> str:
-        return public_source(self.recipe.catalog.source)
+        return public_name(self.recipe.catalog.source)
 
     @property
     def withheld(self) -> int:
@@ -84,9 +83,3 @@ class Dataset:
         """Reason, what it means, images; most first."""
         counts = sorted(self.catalog.counts.items(), key=lambda one: (-one[1], one[0]))
         return [(reason, WHY.get(Reject(reason), "") if reason in list(Reject) else "", count) for reason, count in counts]
-
-
-def public_source(source: str) -> str:
-    """`catalog.source` as the world may read it: of a path on the machine that made the dataset only its last name."""
-    kind, colon, place = source.partition(":")
-    return f"{kind}:{Path(place).name}" if colon and "/" in place else public_name(source)

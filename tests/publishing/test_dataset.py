@@ -126,7 +126,7 @@ def test_what_was_taken_down_is_absent_and_counted(tmp_path: Path) -> None:
     text = {name: data for name, data in files(root).items() if not name.endswith(".parquet")}
     assert not [name for name, data in text.items() for key in gone if key.encode() in data]
     assert not set(gone) & set(pq.read_table(root.path("published/dataset/attribution.parquet")).column("key").to_pylist())
-    assert "2 images of the catalog were taken down since" in text["README.md"].decode()
+    assert "taken down since and are not in this folder: 2." in text["README.md"].decode()
     manifest = storage.read_manifest(root, "published")
     assert manifest is not None
     assert (manifest.rows, manifest.facts["dataset"]["images"]) == (38, 38)
@@ -150,7 +150,7 @@ def test_copies_that_were_taken_down_are_not_named(tmp_path: Path) -> None:
     assert b"copy of 20" in text
     assert b"copy of 10" not in text
     assert b"copy of 30" not in text
-    assert b"2 copies of 2 images" in text
+    assert b"Copies named in `attribution.parquet`: 2, of 2 of the images." in text
 
 
 def test_nothing_left_is_a_failure_that_leaves_the_old_folder(tmp_path: Path) -> None:
@@ -243,9 +243,9 @@ def test_card(made: tuple[Root, Recipe]) -> None:
         assert f"[{name}](https://creativecommons.org/" in text
         assert f") | {licenses.count(name)} | " in text.split(f"[{name}]")[1].splitlines()[0]
     assert "| `license_unknown` | licence statement not recognised | 40 |" in text
-    assert "kept out 3 images" in text
-    assert f"{COUNT + sum(REASONS.values())} images were listed, {COUNT} accepted" in text
-    assert "15 copies of 15 images" in text
+    assert "images kept out by them: 3." in text
+    assert f"Images listed: {COUNT + sum(REASONS.values())}; accepted: {COUNT}." in text
+    assert "Copies named in `attribution.parquet`: 15, of 15 of the images." in text
     assert "down@acme.example" in text
     assert "is **synthetic**: written by the model `shapes:captioner`" in text
     assert str(root.uri) not in text

@@ -105,10 +105,10 @@ def test_a_browser_searches_from_the_disk(page: Path, tmp_path: Path) -> None:
     expected = {
         hex_key(one["key"])
         for one in map(roots.row, range(COUNT))
-        if one["creator"] == roots.CREATORS[5] and one["title"] == roots.TITLES[1] and one["license"] == "CC-BY-2.1-JP"
+        if one["creator"] == roots.CREATORS[5] and one["title"] == roots.TITLES[1] and one["license"] == "LicenseRef-CC-BY-2.1-JP"
     }
     assert 0 < len(expected) < 50
-    assert set(keys(dom(page, f"q={quote('ＸＸＸＸ 猫')}&license=CC-BY-2.1-JP", tmp_path))) == expected
+    assert set(keys(dom(page, f"q={quote('ＸＸＸＸ 猫')}&license=LicenseRef-CC-BY-2.1-JP", tmp_path))) == expected
     wanted = hex_key(roots.row(123)["key"])
     by_key = dom(page, f"q={wanted.upper()}", tmp_path)
     assert keys(by_key) == [wanted]

@@ -124,14 +124,14 @@ def test_card_tells_the_licence_mix(published: tuple[Root, Recipe, dict[int, int
     assert "| [CC-BY-SA-4.0](https://creativecommons.org/licenses/by-sa/4.0/) | 2 | 10 | yes | yes |" in text
     assert "| [CC-BY-NC-2.0](https://creativecommons.org/licenses/by-nc/2.0/) | 2 | 12 | no | no |" in text
     assert f"9 images, {sum(seen.values())} times in all" in text
-    assert "2 of the images are under share-alike licences" in text
-    assert "2 of the images may not be used commercially" in text
+    assert "Images under share-alike licences: 2." in text
+    assert "Images that may not be used commercially: 2." in text
     fingerprint = storage.stage_of(recipe, "train").fingerprint
-    assert f"1 of the images have been taken down since checkpoint `main` (fingerprint `{fingerprint}`) was trained" in text
+    assert f"Images taken down since checkpoint `main` (fingerprint `{fingerprint}`) was trained: 1." in text
     assert "Of 1 of the images the sources held 2 copies more" in text
     assert "in `../dataset`" in text
     assert "allow_unknown_components" not in text
-    assert "1 of the images come from sources that name no creator" in text
+    assert "Images whose source names no creator: 1;" in text
     assert storage.stage_of(recipe, "catalog").fingerprint in text
     assert "has not been evaluated" in text
 
@@ -150,6 +150,12 @@ def test_components_are_listed_with_their_weights(published: tuple[Root, Recipe,
     assert parts["captioner"]["folder"] is None
     assert parts["captioner"]["sha256"]
     assert parts["denoiser"]["training_data"].startswith("the 9 images of attribution.parquet")
+
+
+def test_no_path_of_this_machine_is_published(published: tuple[Root, Recipe, dict[int, int]], models: Path) -> None:
+    root, recipe, _ = published
+    assert str(models).encode() in root.read(f"{storage.stage_of(recipe, 'train').directory}/model/vae/config.json")
+    assert not [name for name in root.files("published") if str(models.parent).encode() in root.read(name)]
 
 
 def test_parameters_are_counted_from_headers(models: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccray import licenses
+from ccray.components import public_name
 from ccray.config import CatalogConfig
 from ccray.data.index.verdicts import without_creator
 from ccray.data.pictures.images import Pixels, within
@@ -179,7 +180,7 @@ def _card(row: dict[str, Any], thumbnail: bytes) -> str:
     only = ' <span class=tag title="allows no derivatives: never trained on">evaluation only</span>' if row["split"] == "evaluation" else ""
     return (
         f'<figure id="k{hex_key(row["key"])}"><div class=frame><img alt="{text(title)}" src="data:image/jpeg;base64,{encoded}"></div>'
-        f"<figcaption><b><bdi>{text(title)}</bdi></b><br>{who}<br>{link(row['license_url'], row['license'] or 'unknown')}{only}<br>"
+        f"<figcaption><b><bdi>{text(title)}</bdi></b>{who}<br>{link(row['license_url'], row['license'] or 'unknown')}{only}<br>"
         f"{link(row['source_url'], row['source'])} · {row['width']} × {row['height']} px</figcaption></figure>\n"
     )
 
@@ -192,13 +193,13 @@ def _page(config: CatalogConfig, tally: Tally, cards: Sequence[str]) -> str:
         _section("Licences", "Of the images that were accepted.", _bars("licences", _most(tally.licenses)) + _license_table(tally)),
         _section("Sizes", "Pixels as received, upright.", _sizes(tally)),
         _section("Creators", "", _creators(tally)),
-        _section("Rejected", "Why listed images are not in the catalog; <code>rejects/</code> names each.", _rejects(tally)),
+        _section("Rejected", "Why images are not in the catalog, with shares of all listed; <code>rejects/</code> names each.", _rejects(tally)),
         _section("Sample", f"{len(cards)} images, chosen by their keys.", f"<div class=grid>{''.join(cards)}</div>" if cards else "<p>None.</p>"),
     ]
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="referrer" content="no-referrer">'
-        f'<meta name="color-scheme" content="light dark"><title>Catalog of {text(config.source)}</title><style>{STYLE}</style></head>\n'
+        f'<meta name="color-scheme" content="light dark"><title>Catalog of {text(public_name(config.source))}</title><style>{STYLE}</style></head>\n'
     )
     return f"{head}<body><main>\n{''.join(body)}</main></body></html>\n"
 
@@ -210,7 +211,7 @@ def _summary(config: CatalogConfig, tally: Tally) -> str:
     figures += [("copies named beside them", tally.copies)] if tally.copies else []
     boxes = "".join(f"<div><b>{number:,}</b><span>{text(name)}</span></div>" for name, number in figures)
     near = "not compared" if config.near_duplicate_bits is None else f"up to {config.near_duplicate_bits} of 64 bits"
-    said = f"Source <code>{text(config.source)}</code>, policy <code>{text(config.policy)}</code>, near duplicates {near}."
+    said = f"Source <code>{text(public_name(config.source))}</code>, policy <code>{text(config.policy)}</code>, near duplicates {near}."
     return f"<h1>Catalog</h1>\n<p>{said}</p>\n<div class=figures>{boxes}</div>\n"
 
 
@@ -262,7 +263,7 @@ def _rejects(tally: Tally) -> str:
     if not tally.reasons:
         return "<p>Nothing was rejected.</p>\n"
     rows = [(f"<code>{text(name)}</code>", f"{number:,}", f"{number / tally.listed:.1%}") for name, number in _most(tally.reasons)]
-    return _bars("reject reasons", _most(tally.reasons)) + _table(("reason", "images", "of all listed"), rows)
+    return _bars("reject reasons", _most(tally.reasons)) + _table(("reason", "images", "share"), rows)
 
 
 def _sizes(tally: Tally) -> str:
@@ -301,7 +302,7 @@ def _bar(place: int, label: str, number: int, most: int) -> str:
     )
 
 
-CHART_PX, LABEL_PX, NUMBER_PX, BAR_PX, LABEL_AT_MOST = 340, 128, 62, 18, 22
+CHART_PX, LABEL_PX, NUMBER_PX, BAR_PX, LABEL_AT_MOST = 360, 154, 62, 18, 22  # a letter takes 6.6 px of a label, at most
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1a; --soft: #5d5d59; --paper: #fbfbf9; --line: #dddcd6; --bar: #3b6ea8; --link: #1d5693; }
@@ -315,8 +316,9 @@ a { color: var(--link); } p { margin: .3rem 0 .8rem; color: var(--soft); max-wid
 .figures span { color: var(--soft); font-size: .9rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; }
 th { text-align: left; } td { text-align: right; font-variant-numeric: tabular-nums; }
-thead th, td { white-space: nowrap; overflow-wrap: normal; } thead th:not(:first-child) { text-align: right; }
-th, td { padding: .3rem 1.1rem .3rem 0; font-weight: 400; border-bottom: 1px solid var(--line); } thead th { color: var(--soft); }
+thead th, td, th code { white-space: nowrap; overflow-wrap: normal; } thead th:not(:first-child) { text-align: right; }
+th, td { padding: .3rem 1.1rem .3rem 0; font-weight: 400; border-bottom: 1px solid var(--line); }
+th:last-child, td:last-child { padding-right: 0; } thead th { color: var(--soft); }
 svg { display: block; width: 100%; max-width: 440px; height: auto; margin: .6rem 0; }
 svg text { font-size: 11px; fill: var(--ink); } rect { fill: var(--bar); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 0 2rem; }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccray import schema
 from ccray.config import CatalogConfig
 from ccray.data.index import report
 from ccray.data.index.report import write_report
@@ -93,8 +94,20 @@ def test_plots_are_told_in_words(root: Root) -> None:
     assert "2.5 and more: 2" in labels["width over height"]
 
 
+def test_labels_of_charts_have_room(root: Root) -> None:
+    """The longest label that is shown whole, in letters of 11 px, of which a wide one takes 0.6."""
+    assert report.LABEL_PX - 6 >= report.LABEL_AT_MOST * 11 * 0.6
+    assert all(len(reason) <= report.LABEL_AT_MOST for reason in schema.Reject)
+
+
+def test_the_page_names_no_path_of_this_machine(root: Root) -> None:
+    words = page(root, source="yfcc100m:/home/someone/lists/yfcc.tsv").words
+    assert "yfcc100m:yfcc.tsv" in words
+    assert "someone" not in words
+
+
 def test_nothing_of_others_acts_and_nothing_is_loaded(root: Root) -> None:
-    found = page(root, source=f"table:{EVIL}")
+    found = page(root, source=f"openverse:{EVIL[:-1].replace(chr(47), chr(92))}")
     assert not found.of("script")
     assert EVIL in found.words
     assert all((image["src"] or "").startswith("data:image/jpeg;base64,") and "onerror" not in image for image in found.of("img"))
