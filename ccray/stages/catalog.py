@@ -110,7 +110,9 @@ def _reasons(index: Index) -> str:
 
 
 def _nothing_left(recipe: Recipe, root: Root, index: Index) -> str:
+    again = any(reason.startswith("download_") for reason in index.reasons)
+    cure = f"to download again remove {root.path(IMAGES)} and {root.path(NAME)} first; otherwise change" if again else "change"
     return (
         f"no image of {recipe.catalog.source!r} is left under policy {recipe.catalog.policy}: all {index.listed} were rejected{_reasons(index)}; "
-        f"{root.path('rejects')} names each. Change the source, policy or licence and use another --root"
+        f"{root.path('rejects')} names each; {cure} the source, policy or licence and use another --root"
     )
