@@ -84,7 +84,7 @@ def normal(text: str) -> str:
         if decoded == text:
             break
         text = decoded
-    text = unicodedata.normalize("NFKC", text).lower()
+    text = unicodedata.normalize("NFKC", text.replace(r"\/", "/")).lower()  # JSON may escape a slash
     kinds = ((character, unicodedata.category(character)) for character in text)
     return " ".join(
         "".join("-" if kind == "Pd" or character == "−" else " " if kind == "Cc" else character for character, kind in kinds if kind != "Cf").split()
@@ -217,6 +217,8 @@ def _read_number(text: str, reading: Reading) -> None:
 
 def _read_names(text: str, reading: Reading) -> None:
     """Adds the licences that the words name."""
+    if text.startswith("{{") and text.endswith("}}"):  # a wiki's template
+        text = text[2:-2].strip()
     if _GAP.search(text):
         reading.words.append("-")
     whole = " ".join(re.sub(r"[^\w+]|_", " ", text).split())

@@ -85,6 +85,10 @@ src="https://i.creativecommons.org/l/by-sa/3.0/88x31.png" /></a><br /><span xmln
         ("cc0", "CC0-1.0"),
         ("pdm", "CC-PDM-1.0"),
         ("CC BY-SA 3.0 de", "CC-BY-SA-3.0-DE"),  # Wikimedia
+        ("{{cc-by-sa-4.0}}", "CC-BY-SA-4.0"),
+        ("{{ cc-zero }}", "CC0-1.0"),
+        ("{{cc-by-4.0|cc-by-nc-4.0}}", "CC-BY-NC-4.0"),
+        (r"http:\/\/creativecommons.org\/licenses\/by-nc\/2.0\/", "CC-BY-NC-2.0"),  # JSON
         ("CC BY-SA 4.0, CC BY 4.0", "CC-BY-SA-4.0"),  # one is the stricter in everything
         ("Public domain", "LicenseRef-scancode-public-domain"),
         ("CC_BY_NC_4_0", "CC-BY-NC-4.0"),  # GBIF

@@ -6,6 +6,7 @@ images carry manifests of their own, so that neither is taken for another source
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from ccray import components, schema, takedowns
 from ccray.config import Recipe
@@ -18,7 +19,7 @@ from ccray.data.index.shipped import write_shipped
 from ccray.data.listing import open_source, shards
 from ccray.data.pictures.scoring import ScoreImages
 from ccray.data.sources.listed import Source
-from ccray.interfaces import Failed
+from ccray.interfaces import Failed, Refused
 from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of
 from ccray.storage import MANIFEST, Manifest, Root, Stage, now, read_manifest, running, shard_name, stage_of, state
 
@@ -43,6 +44,7 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     states = {part: state(root, of_part) for part, of_part in parts.items()}
     blocked = read_blocklist(recipe.catalog.blocklist)
     source = open_source(recipe.catalog)
+    _refuse_root_inside(source, root)
     with running(root, stage) as manifest:
         if states[LISTING] != "finished":
             _list(recipe, root, source, parts[LISTING])
@@ -55,6 +57,15 @@ def run(recipe: Recipe, root: Root) -> Manifest:
             raise Failed(_nothing_left(recipe, root, index))
         say(f"catalog: {index.accepted} accepted, {index.rejected} rejected of {index.listed}{_reasons(index)}")
     return manifest
+
+
+def _refuse_root_inside(source: Source, root: Root) -> None:
+    """A folder's files are all listed: those that this run writes would be among them, other ones after each kill."""
+    base = source.base
+    if source.name != "folder" or base is None or not (base.is_local and root.is_local):
+        return
+    if Path(root.uri).resolve().is_relative_to(Path(base.uri).resolve()):
+        raise Refused(f"--root {root.uri} lies in the source's folder {base.uri}, whose files are all listed: expected a place outside of it")
 
 
 def _manifest(root: Root, stage: Stage) -> Manifest:
@@ -110,7 +121,9 @@ def _reasons(index: Index) -> str:
 
 
 def _nothing_left(recipe: Recipe, root: Root, index: Index) -> str:
+    again = any(reason.startswith("download_") for reason in index.reasons)
+    cure = f"to download again remove {root.path(IMAGES)} and {root.path(NAME)} first; otherwise change" if again else "change"
     return (
         f"no image of {recipe.catalog.source!r} is left under policy {recipe.catalog.policy}: all {index.listed} were rejected{_reasons(index)}; "
-        f"{root.path('rejects')} names each. Change the source, policy or licence and use another --root"
+        f"{root.path('rejects')} names each; {cure} the source, policy or licence and use another --root"
     )

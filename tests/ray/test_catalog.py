@@ -120,6 +120,13 @@ def test_refusals_write_nothing(tmp_path: Path) -> None:
     assert not Path(root.uri).exists()
 
 
+def test_a_root_inside_the_folder_of_pictures_is_refused(pictures: Path) -> None:
+    before = sorted(pictures.rglob("*"))
+    with pytest.raises(Refused, match="lies in the source's folder"):
+        catalog.run(tiny(f"catalog.source=folder:{pictures}", "catalog.license=CC0-1.0"), Root(str(pictures / "runs" / "tiny")))
+    assert sorted(pictures.rglob("*")) == before
+
+
 def test_a_table_of_urls(ray_cluster: None, pictures: Path, tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(pictures)))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -254,7 +254,7 @@ class _Client:
         host.wanted += 1
         try:
             async with host.turns:
-                left = self._config.max_wait_seconds
+                left = 2 * self._config.max_wait_seconds  # a rest may be prolonged while it lasts
                 while (seconds := host.free_at - time.monotonic()) > 0:
                     if seconds > left:
                         yield self._too_long(seconds)
@@ -272,10 +272,11 @@ class _Client:
         return host.wanted > 1 or len(self._hosts) <= self._config.connections
 
     def _heeded(self, host: _Host, outcome: Answer | Unusable | Passing, pause: float) -> Answer | Unusable | Passing:
-        """A host that asks to be left alone is: by every row, not by this one alone."""
+        """A host that asks to be left alone is, by every row. One that asks for longer than we wait loses this row alone: the others try after the
+        longest wait, for what is rejected is not asked for again, and one answer must not cost a catalog all pictures of a host."""
         if isinstance(outcome, Passing) and outcome.overrun:
             seconds = outcome.hold_seconds if outcome.hold_seconds is not None else min(pause, self._config.max_wait_seconds)
-            host.hold(seconds)
+            host.hold(min(seconds, self._config.max_wait_seconds))
             if seconds > self._config.max_wait_seconds:
                 return self._too_long(seconds)
         return outcome

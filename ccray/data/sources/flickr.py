@@ -41,7 +41,7 @@ STATIC = "https://live.staticflickr.com"
 def license_of(value: Any) -> tuple[str, Any]:
     """A licence told by number, as a statement; what is no number of the list stays as it is."""
     number = text_of(value)
-    return (f"license={number}", LICENSES[number]) if number in LICENSES else ("license", number)
+    return (f"license={number}", LICENSES[number]) if number in LICENSES else ("license", value)
 
 
 def is_photo(value: Row) -> bool:

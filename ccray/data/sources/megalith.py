@@ -1,7 +1,7 @@
 """Megalith-10M as a source: `megalith:FILE_OR_FOLDER`, links to Flickr photos that are free in one of four ways (Flickr's licences 7 to 10).
 
 The tables may not say which photo is under which; then no licence is stated here, and `catalog.license` would have to vouch for all. "No known
-copyright restrictions" (7) is not a licence.
+copyright restrictions" (7) grants nothing: it is kept as the statement that it is.
 """
 
 from collections.abc import Iterator

@@ -55,13 +55,16 @@ def folder_root(path: str, what: str) -> Root:
 def find_files(place: str, what: str, accepts: Callable[[str], bool]) -> Place:
     """The file that `place` names; or all files that `accepts` takes in the folder, or among those that a pattern matches.
 
+    A local file or folder with a name such as `photos [1].csv` is meant itself.
+
     Raises:
         Refused: when nothing is there.
     """
-    folder, name = _split(place)
+    pattern = "" if os.path.exists(os.path.expanduser(place)) else PATTERN
+    folder, name = _split(place, pattern)
     base = folder_root(folder, what)
     try:
-        names = _names(base, name, accepts)
+        names = _names(base, name, accepts, pattern)
         if names is None:
             base = folder_root(place, what)
             names = sorted(path for path in files(base) if accepts(path) and not _hidden(path))
@@ -74,17 +77,17 @@ def find_files(place: str, what: str, accepts: Callable[[str], bool]) -> Place:
     return Place(base, tuple(names))
 
 
-def _split(place: str) -> tuple[str, str]:
+def _split(place: str, pattern: str) -> tuple[str, str]:
     """The folder without any pattern, and what stands behind it."""
     parts = place.rstrip("/").split("/")
-    plain = next((number for number, part in enumerate(parts) if any(letter in part for letter in PATTERN)), len(parts) - 1)
+    plain = next((number for number, part in enumerate(parts) if any(letter in part for letter in pattern)), len(parts) - 1)
     folder = "/".join(parts[:plain])
     return folder or ("/" if place.startswith("/") else "."), "/".join(parts[plain:])
 
 
-def _names(base: Root, name: str, accepts: Callable[[str], bool]) -> list[str] | None:
+def _names(base: Root, name: str, accepts: Callable[[str], bool], pattern: str) -> list[str] | None:
     """The files behind a name; None when it is a folder."""
-    if not any(letter in name for letter in PATTERN):
+    if not any(letter in name for letter in pattern):
         kind = base.filesystem.get_file_info(base.path(name)).type
         return None if kind == pafs.FileType.Directory else [name] if kind == pafs.FileType.File else []
     return sorted(path for path in files(base) if fnmatchcase(path, name) and accepts(path))

@@ -160,11 +160,22 @@ def _tells(value: Any) -> bool:
 
 def strictest(statements: Sequence[tuple[str, Any]]) -> tuple[str | None, str | None]:
     """Of several statements about one picture the one that permits least, and all of them as evidence: `field=words; field=words`."""
-    told = [(name, _statement(text)) for name, words in statements if (text := text_of(words)) is not None]
+    told = [(name, _statement(text)) for name, words in statements for text in _stated(words)]
     if not told:
         return None, None
     evidence = "; ".join(name if "=" in name else f"{name}={text}" for name, text in told)
     return max((text for _, text in told), key=_strictness), evidence
+
+
+def _stated(words: Any) -> Iterator[str]:
+    """Every statement in a cell. An object is one, too, though not one that we read: were it passed over, a declared licence would take its place."""
+    if isinstance(words, list):
+        for one in words:
+            yield from _stated(one)
+    elif isinstance(words, dict) and words:
+        yield json.dumps(words, ensure_ascii=False, default=str)
+    elif (text := text_of(words)) is not None:
+        yield text
 
 
 def _statement(text: str) -> str:
@@ -181,11 +192,11 @@ def _strictness(text: str) -> int:
     return sum(weight for weight, flag in zip((8, 4, 2, 1), flags, strict=True) if flag)
 
 
-def versioned(code: Any, version: Any, fields: tuple[str, str]) -> tuple[str, str | None]:
+def versioned(code: Any, version: Any, fields: tuple[str, str]) -> tuple[str, Any]:
     """A licence told in two fields, `by` and `2.0`, as one statement."""
     stated, number = text_of(code), text_of(version)
-    if stated is None or number is None or _strictness(stated) >= 0:
-        return fields[0], stated
+    if isinstance(code, list | dict) or stated is None or number is None or _strictness(stated) >= 0:
+        return fields[0], code
     readings = (f"{stated} {number}", f"cc-{stated}-{number}")
     reading = next((reading for reading in readings if _strictness(reading) >= 0), readings[0])
     return f"{fields[0]}={stated}; {fields[1]}={number}", reading

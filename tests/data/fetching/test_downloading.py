@@ -213,14 +213,25 @@ def test_retry_after_as_a_date(site: Site) -> None:
     assert 0.9 < time.monotonic() - began < 4
 
 
-def test_a_host_that_wants_too_long_a_rest_gets_it(site: Site) -> None:
-    urls = [f"{site.url}/status/429/a/1/3600", *(f"{site.url}/slow/{number}" for number in range(10))]
-    found = fetch(urls, here(connections_per_host=1))
-    throttled = [one for one in found.values() if isinstance(one, Unusable)]
-    assert {one.reason for one in throttled} == {"download_throttled"}
-    assert len(throttled) == 11
-    assert "3600 s" in throttled[0].detail
-    assert site.pictures() == ["/status/429/a/1/3600"]
+def test_a_host_that_wants_too_long_a_rest_loses_only_the_row_that_was_told(site: Site) -> None:
+    wants_rest = f"{site.url}/status/429/a/1/3600"
+    urls = [wants_rest, *(f"{site.url}/slow/{number}" for number in range(10))]
+    found = fetch(urls, here(connections_per_host=1, max_wait_seconds=1))
+    refused = found.pop(wants_rest)
+    assert isinstance(refused, Unusable)
+    assert refused.reason == "download_throttled"
+    assert "3600 s" in refused.detail
+    assert set(found.values()) == {Received(GOOD)}
+    told = site.asked("/status/429/a/1/3600")
+    assert len(told) == 1
+    assert not [request for request in site.requests if told[0].at + 0.1 < request.at < told[0].at + 0.95]
+
+
+def test_a_host_that_always_wants_a_long_rest_loses_every_row(site: Site) -> None:
+    urls = [f"{site.url}/status/429/{number}/99/3600" for number in range(5)]
+    found = fetch(urls, here(connections_per_host=2, max_wait_seconds=0.2))
+    assert [one.reason for one in found.values() if isinstance(one, Unusable)] == ["download_throttled"] * 5
+    assert len(site.pictures()) <= 5
 
 
 def test_words_of_retry_after() -> None:

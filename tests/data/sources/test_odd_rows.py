@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ccray import licenses
-from ccray.data.sources.records import MAX_LICENSE, strictest, time_of, web
+from ccray.data.sources.records import MAX_LICENSE, strictest, time_of, versioned, web
 from ccray.interfaces import Failed, Refused
 from tests.data.sources.listings import as_csv, as_json, as_lines, by_ref, listed
 from tests.data.sources.test_adapters import common_row, shard_rows, smithsonian_record, wikimedia_page, yfcc_row
@@ -259,6 +259,10 @@ def test_statements() -> None:
     for against in ("Usage conditions apply", "All rights reserved", "By permission of the museum", "Restricted", "Personal use only"):
         assert strictest([("a", "CC0"), ("b", against)])[0] == against
     assert strictest([("a", "CC0"), ("b", "Smithsonian Open Access")])[0] == "CC0"
+    assert strictest([("a", ["CC BY 4.0", ["CC BY-NC 4.0"], None])]) == ("CC BY-NC 4.0", "a=CC BY 4.0; a=CC BY-NC 4.0")
+    assert strictest([("a", {"name": "CC BY-NC 4.0"})])[0] == '{"name": "CC BY-NC 4.0"}'  # stated, so that no declared licence takes its place
+    assert strictest([("a", {}), ("b", []), ("c", [None, " "])]) == (None, None)
+    assert versioned(["by", "by-nc"], "2.0", ("l", "v")) == ("l", ["by", "by-nc"])
     assert strictest([("a", "by " * MAX_LICENSE)])[0] == f"a statement of {3 * MAX_LICENSE - 1} characters"
 
 

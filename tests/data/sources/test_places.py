@@ -20,6 +20,7 @@ import pytest
 
 from ccray.config import CatalogConfig
 from ccray.data.listing import open_source
+from ccray.data.sources.places import find_files
 from ccray.interfaces import Refused
 from ccray.storage import Root
 from tests.data.sources.listings import by_ref, listed
@@ -176,3 +177,17 @@ def test_commoncatalog_on_the_hub(hub: str, tmp_path: Path) -> None:
     assert {ref: said[1] for ref, said in rows.items()} == dict.fromkeys(("0", "1"), "http://creativecommons.org/licenses/by/2.0/")
     assert rows["1"][0] == "row:1/least_dim_range=512-768/aspect_ratio_bucket=1-1/part-0.parquet#0"
     assert size in map(len, Hub.files.values())
+
+
+def test_brackets_in_a_name_that_is_there_are_no_pattern(tmp_path: Path) -> None:
+    for name in ("photos [1].csv", "photos 1.csv", "set [a]/t.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("file,license\np.jpg,CC0\n")
+    assert find_files(f"{tmp_path}/photos [1].csv", "it", is_csv).names == ("photos [1].csv",)
+    assert find_files(f"{tmp_path}/set [a]", "it", is_csv).names == ("t.csv",)
+    assert find_files(f"{tmp_path}/photos [12].csv", "it", is_csv).names == ("photos 1.csv",)
+    assert find_files(f"{tmp_path}/photos*.csv", "it", is_csv).names == ("photos 1.csv", "photos [1].csv")
+
+
+def is_csv(name: str) -> bool:
+    return name.endswith(".csv")
