@@ -128,6 +128,7 @@ def fetch_ours(path: str, port: int, count: int, connections: int) -> int:
                     raise SystemExit(f"{url}: {reason}: {detail}")
             writer.write(pa.table([pa.array(rows[field.name].tolist(), field.type) for field in schema.IMAGES], schema=schema.IMAGES))
             stored += len(urls)
+    worker.close()  # so that the decoding process is counted
     return stored
 
 

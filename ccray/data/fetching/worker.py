@@ -53,6 +53,11 @@ class FetchImages:
         columns = {name: as_objects([row.get(name) for row in rows]) for name in schema.IMAGES.names}
         return columns | {"row_id": batch["row_id"], "shard": batch["shard"]}
 
+    def close(self) -> None:
+        """End the decoding process and the downloads. A worker that is simply dropped loses both with its own process."""
+        self._examiner.close()
+        self._downloader.close()
+
     def _refusal(self, locator: str, statement: str | None) -> Row | None:
         """What is not even asked for: a row that names nothing, or what the policy refuses."""
         unusable = _nothing(locator) or refusal(license_of(statement), self._config)
