@@ -192,7 +192,7 @@ def test_an_exact_duplicate_leads_to_the_image_that_was_kept(root: Root) -> None
 
 def test_near_copies_are_named(root: Root) -> None:
     said = run(root, f"key:{hex_key(key(5))}")
-    assert "nearly the same picture" in said
+    assert said.count("nearly the same picture") == 1
     assert "other near.png https://elsewhere.example Somebody (2 bits apart)" in said
 
 

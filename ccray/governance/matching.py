@@ -147,13 +147,14 @@ def is_whole(root: Root, path: str) -> bool:
 def copies(root: Root, keys: frozenset[int]) -> list[Copy]:
     """What is known of other files of the same pictures: the `copies` of catalog rows, and near duplicates that were rejected for an image that stays.
 
-    They are not taken down with it: they are other files, perhaps of others.
+    They are not taken down with it: they are other files, perhaps of others. Rows of the very bytes are taken down, and not told here.
     """
     wanted = pa.array(sorted(keys), pa.int64())
+    twins = {row_id for table in _tables(root, REJECTS, ["key", "row_id"]) for row_id in _of(table, wanted)["row_id"].to_pylist()}
     found: dict[int, list[Copy]] = defaultdict(list)
     for table in _tables(root, CATALOG, ["key", "copies"]):
         for row in table.filter(pc.and_(pc.is_in(table["key"], wanted), pc.is_valid(table["copies"]))).to_pylist():
-            found[row["key"]] += [Copy(row["key"], _named(copy)) for copy in row["copies"]]
+            found[row["key"]] += [Copy(row["key"], _named(copy)) for copy in row["copies"] if copy["row_id"] not in twins]
     for table in _tables(root, REJECTS, ["key", "source", "source_ref", "source_url", "reason", "detail"]):
         near = table.filter(pc.and_(pc.is_in(table["key"], wanted), pc.equal(table["reason"], Reject.DUPLICATE_NEAR)))
         for row in near.to_pylist():
@@ -161,8 +162,12 @@ def copies(root: Root, keys: frozenset[int]) -> list[Copy]:
     return [copy for key in sorted(found) for copy in found[key]]
 
 
+def _of(table: pa.Table, keys: pa.Array) -> pa.Table:
+    return table.filter(pc.is_in(table["key"], keys))
+
+
 def _named(copy: dict[str, Any]) -> str:
-    distance = "the same bytes" if copy["bits"] == 0 else f"{copy['bits']} bits apart"
+    distance = f"{copy['bits']} bits apart" if copy["bits"] else "perceptual hashes alike"
     names = [copy["source"], copy["source_ref"], copy["source_url"], copy["creator"]]
     return f"{' '.join(str(name) for name in names if name)} ({distance})"
 

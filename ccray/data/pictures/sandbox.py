@@ -36,7 +36,9 @@ AS_RECEIVED = {"JPEG", "PNG", "WEBP"}  # formats whose bytes are stored as they 
 JPEG_QUALITY = 95
 # A JPEG is decoded at a half or less only when that leaves this many pixels for each one of the reduced picture: 42 dB from a full decode.
 SPARE = 1.5
-REDUCING_GAP = 1.0  # whole pixels are averaged first, to less than twice the size, then Lanczos: as close to Lanczos alone as an area filter, in half the time
+REDUCING_GAP = (
+    1.0  # whole pixels are averaged first, to less than twice the size, then Lanczos: as close to Lanczos alone as an area filter, in half the time
+)
 HASH_ENOUGH_PX = 6 * SIDE_PX  # shorter side that suffices for the hash: at most 2 bits from a full decode
 # The largest way from a file to pixels holds five copies of four bytes a pixel (decoder, picture, profile, alpha, over white).
 BYTES_PER_PIXEL = 20
