@@ -172,13 +172,16 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
 
 def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
     components.check(recipe, name)
+    stage = storage.stage_of(recipe, name)
+    finished = storage.state(root, stage) == "finished"
     if name == "publish":  # it sees for itself what is left to do: images may have been taken down since
         from ccray.stages import publish
 
+        if not finished:
+            probing.check(root)
         log.info("publish: finished, %s", summary(publish.run(recipe, root)))
         return
-    stage = storage.stage_of(recipe, name)
-    if storage.state(root, stage) == "finished":
+    if finished:
         manifest = storage.read_manifest(root, stage.directory)
         assert manifest is not None
         log.info("%s: finished before, %s", name, summary(manifest))

@@ -97,9 +97,8 @@ class CatalogConfig(Config):
     max_decode_seconds: float = Field(30.0, gt=0)
     filters: tuple[ScoreFilter, ...] = ()
     blocklist: str | None = None  # a file of sha256 or perceptual hashes, one a line
-    near_duplicate_bits: int | None = Field(
-        4, ge=0, le=16
-    )  # Hamming distance of perceptual hashes up to which two images are one; None: not compared
+    # Hamming distance of perceptual hashes up to which two images are one; None: not compared.
+    near_duplicate_bits: int | None = Field(4, ge=0, le=16)
     validation_fraction: Fraction = 0.02
     split_seed: int = 0
 
@@ -287,9 +286,8 @@ class PublishConfig(Config):
     images: bool = False  # the dataset carries the images' bytes
     rows_per_file: int | None = Field(None, ge=1)  # of the dataset, in whole shards; None = 100,000, with images 10,000
     page_rows: int = Field(4000, ge=1)  # images in one file of the attribution page
-    plain_pages_up_to: int = Field(
-        50_000, ge=0
-    )  # images up to which the attribution page is also written as plain HTML, for readers without JavaScript
+    # Images up to which the attribution page is also written as plain HTML, for readers without JavaScript.
+    plain_pages_up_to: int = Field(50_000, ge=0)
 
 
 class ServeConfig(Config):

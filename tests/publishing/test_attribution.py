@@ -12,8 +12,8 @@ from ccray.publishing import attribution
 from ccray.schema import ATTRIBUTION, SEEN, hex_key
 from ccray.storage import Root
 from ccray.takedowns import parse_list
-from tests import governed
-from tests.governed import RUN, key
+from tests.governance import governed
+from tests.governance.governed import RUN, key
 
 GONE = (0, 2, 3, 13)
 

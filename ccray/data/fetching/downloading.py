@@ -57,6 +57,7 @@ class Downloader:
     def __init__(self, config: Download, max_bytes: int, look_up: LookUp = system_look_up) -> None:
         """`max_bytes` bounds one body. `look_up` answers for the machine's name servers."""
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_heard)
         self._thread = threading.Thread(target=self._loop.run_forever, name="downloads", daemon=True)
         self._thread.start()
         self._client: _Client = asyncio.run_coroutine_threadsafe(_Client.open(config, max_bytes, look_up), self._loop).result()
@@ -84,6 +85,12 @@ class Downloader:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _heard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What the loop would print. Connections that end with their process, as Ray ends an actor, are no fault."""
+    if not str(context.get("message")).startswith("Unclosed"):
+        loop.default_exception_handler(context)
 
 
 class _Waiting:
@@ -147,6 +154,7 @@ class _Client:
 
     @classmethod
     async def open(cls, config: Download, max_bytes: int, look_up: LookUp) -> "_Client":
+        """A client with a session of its own; sessions can only be made inside a running loop."""
         resolver = CheckedResolver(config.allowed_hosts, look_up)
         connector = aiohttp.TCPConnector(
             resolver=resolver,
@@ -173,6 +181,7 @@ class _Client:
         await self._session.close()
 
     async def obtain_all(self, urls: list[str], deliver: Callable[[Any], None], waiting: _Waiting) -> None:
+        """Hand on each URL's outcome as it comes; nothing new is begun while too much waits to be taken."""
         begun = asyncio.Semaphore(BEGUN_AT_ONCE)
 
         async def one(url: str) -> None:

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from ccray import schema
 from ccray.config import CatalogConfig
 from ccray.data.fetching.downloading import Downloader, Received
-from ccray.data.index.policy import license_of, refusal
 from ccray.data.pictures.examining import Examiner
 from ccray.data.pictures.images import Unusable
 from ccray.data.pictures.pixels import as_objects
+from ccray.data.policy import license_of, refusal
 from ccray.data.sources.listed import located_bytes, located_file
 from ccray.interfaces import Batch, Failed
 from ccray.schema import Reject

@@ -39,9 +39,8 @@ CATALOG = "catalog"
 REJECTS = "rejects"
 WITHOUT_BYTES = [name for name in schema.IMAGES.names if name != "image"]
 JUDGED_LISTING = ["row_id", "license_text", "creator"]
-NAMED_LISTING = [
-    name for name in takedowns.COLUMNS if name in schema.LISTING.names and name not in JUDGED_LISTING
-]  # by which a takedown may name a row
+# By which a takedown may name a row.
+NAMED_LISTING = [name for name in takedowns.COLUMNS if name in schema.LISTING.names and name not in JUDGED_LISTING]
 JUDGED_IMAGES = ["row_id", "key", "sha256", "width", "height", "phash", "scores", "reason", "detail"]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ccray.config import CatalogConfig
 from ccray.data.index.blocklist import Blocklist
-from ccray.data.index.policy import license_of, refusal
+from ccray.data.policy import license_of, refusal
 from ccray.interfaces import Failed
 from ccray.licenses import License
 from ccray.schema import Reject

@@ -69,6 +69,7 @@ class Child:
                 raise Failed(f"the decoding process {sys.executable} -m ccray.data.pictures.sandbox did not start: {said or 'no message'}")
 
     def write(self, data: bytes, deadline: float) -> None:
+        """All of `data` into the process."""
         rest = memoryview(data)
         while rest:
             _in_time(deadline)
@@ -80,6 +81,7 @@ class Child:
                 raise _Died from error
 
     def read(self, size: int, deadline: float) -> bytes:
+        """Exactly `size` bytes from the process."""
         parts = []
         while size:
             _in_time(deadline)

@@ -171,6 +171,7 @@ def _permitted(examined: Examined | Unusable, data: bytes, honoured: list["OptOu
 
 
 def main() -> None:
+    """Say that it is there, then answer until the input ends. What a decoder prints goes nowhere."""
     settings = Settings.parse(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the parent's end this process
     answers = os.fdopen(os.dup(1), "wb")

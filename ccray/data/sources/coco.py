@@ -35,6 +35,7 @@ def photos(document: Any) -> Iterator[Any]:
 
 
 def read(image: Row, local: bool) -> Said:
+    """An image with its licence's entry and its captions; `local` when the files lie beside the annotations."""
     name = text_of(image.get("file_name"))
     photo = last_number(image.get("flickr_url"))
     url, words = at(image, "terms", "url"), at(image, "terms", "name")

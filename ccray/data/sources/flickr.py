@@ -1,47 +1,30 @@
 """Flickr's API records as a source: `flickr:FILE_OR_FOLDER`, answers of photos.search, photosets.getPhotos, photos.getInfo and the like.
 
-They may stand in JSON or JSONL, wrapped as the API wraps them or bare, each photo with its licence as a number. The numbers are
-those of flickr.photos.licenses.getInfo (read 2025-06-19); 0 to 6 have always meant the 2.0 licences, photos under 4.0 have numbers of their own.
+They may stand in JSON or JSONL, wrapped as the API wraps them or bare, each photo with its licence as a number (`license_names.FLICKR`).
 """
 
 from collections.abc import Iterator
 from typing import Any
 
+from ccray import licenses
 from ccray.config import CatalogConfig
 from ccray.data.sources.listed import nothing
 from ccray.data.sources.records import RecordSource, Said, at, is_json, last_number, open_records, some, text_of, url_locator
 from ccray.data.sources.rows import Row, records_like
 from ccray.schema import Reject
 
-CC = "https://creativecommons.org"
-LICENSES = {
-    "0": "All Rights Reserved",
-    "1": f"{CC}/licenses/by-nc-sa/2.0/",
-    "2": f"{CC}/licenses/by-nc/2.0/",
-    "3": f"{CC}/licenses/by-nc-nd/2.0/",
-    "4": f"{CC}/licenses/by/2.0/",
-    "5": f"{CC}/licenses/by-sa/2.0/",
-    "6": f"{CC}/licenses/by-nd/2.0/",
-    "7": "No known copyright restrictions",  # of Flickr Commons: no licence
-    "8": "United States Government Work",
-    "9": f"{CC}/publicdomain/zero/1.0/",
-    "10": f"{CC}/publicdomain/mark/1.0/",
-    "11": f"{CC}/licenses/by/4.0/",
-    "12": f"{CC}/licenses/by-sa/4.0/",
-    "13": f"{CC}/licenses/by-nd/4.0/",
-    "14": f"{CC}/licenses/by-nc/4.0/",
-    "15": f"{CC}/licenses/by-nc-sa/4.0/",
-    "16": f"{CC}/licenses/by-nc-nd/4.0/",
-}
+WORDS = {"0": "All Rights Reserved", "7": "No known copyright restrictions", "8": "United States Government Work"}  # of numbers that are no licence
 SIZES = ("o", "6k", "5k", "4k", "3k", "k", "h", "l", "c", "z", "m", "w", "n", "s", "t", "q", "sq")  # largest first
 PAGES = "https://www.flickr.com"
 STATIC = "https://live.staticflickr.com"
 
 
 def license_of(value: Any) -> tuple[str, Any]:
-    """A licence told by number, as a statement; what is no number of the list stays as it is."""
+    """A licence told by number, as a statement with its words; what is no number stays as it is."""
     number = text_of(value)
-    return (f"license={number}", LICENSES[number]) if number in LICENSES else ("license", value)
+    if number is None or not number.isdecimal():
+        return "license", value
+    return f"license={number}", WORDS.get(number) or licenses.parse(number).url or number
 
 
 def is_photo(value: Row) -> bool:
@@ -49,6 +32,7 @@ def is_photo(value: Row) -> bool:
 
 
 def read(photo: Row, file: str, number: int) -> Iterator[Said]:
+    """A photo as any of the API's methods gives it, its largest picture first."""
     owner = photo.get("owner")
     address = _address(photo)
     nsid = some(at(owner, "nsid"), photo.get("owner_id"), owner if "@" in str(owner) else None)

@@ -29,6 +29,7 @@ class Shards:
         self._tar: tuple[str, Members | None] = ("", None)
 
     def locator(self, row: Row, file: str, number: int) -> str:
+        """Where a row's picture is: in the Parquet row, in the tar or folder of its shard, or still on the web."""
         status, key = text_of(row.get("status")), text_of(row.get("key"))
         if status is None:
             return url_locator(some(row.get("url"), row.get("URL")))

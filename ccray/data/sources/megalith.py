@@ -13,6 +13,7 @@ from ccray.data.sources.rows import Row, kind_of
 
 
 def read(row: Row, file: str, number: int) -> Iterator[Said]:
+    """A row of a links file; pages are known where the original URL was kept."""
     url = some(row.get("url_highres"), row.get("url"), row.get("url_source"))
     photo = some(last_number(row.get("url_source")), last_number(url))
     page = row.get("url_source")

@@ -45,6 +45,7 @@ def is_image(value: Row) -> bool:
 
 
 def read(row: Row, file: str, number: int) -> Iterator[Said]:
+    """A result of the API, or a row of the catalogue's dumps, in which `\\N` stands for nothing."""
     said = {name: None if value == r"\N" else value for name, value in row.items()}
     yield Said(
         url_locator(said.get("url")),
@@ -76,6 +77,7 @@ class Api:
         self._page(1)
 
     def listing(self) -> Iterator[Listed]:
+        """Page after page, as many as the API says there are, at most `MAX_PAGES`."""
         for number in range(1, MAX_PAGES + 1):
             answer, seen_at = self._page(number)
             for place, row in enumerate(answer["results"]):

@@ -13,6 +13,7 @@ BUCKET = "https://pd12m.s3.us-west-2.amazonaws.com/"
 
 
 def read(row: Row, file: str, number: int) -> Iterator[Said]:
+    """A row of any of the card's forms: the present one with `url`, the older ones with `s3_key`."""
     key = text_of(row.get("s3_key"))
     yield Said(
         url_locator(some(row.get("url"), BUCKET + key.lstrip("/") if key is not None else None)),

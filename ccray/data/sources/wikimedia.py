@@ -21,6 +21,7 @@ def is_page(value: Row) -> bool:
 
 
 def read(page: Row, file: str, number: int) -> Iterator[Said]:
+    """A page of `action=query`, or its `imageinfo` alone; the stricter of its licence statements counts."""
     info = page if "extmetadata" in page else at(page, "imageinfo", "0")
 
     def told(name: str) -> Any:

@@ -3,6 +3,7 @@
 Threads, one a connection, plain sockets: a server library would keep it from breaking the protocol.
 """
 
+import io
 import socket
 import ssl
 import threading
@@ -12,7 +13,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from PIL import Image
+
 LATENCY_SECONDS = 0.05
+
+
+def picture(kind: str = "JPEG", size: int = 64, **options: object) -> bytes:
+    """A picture of noise in any format of Pillow's."""
+    file = io.BytesIO()
+    Image.effect_noise((size, size), 60).convert("RGB").save(file, kind, **options)
+    return file.getvalue()
+
+
+GOOD = picture()
 
 
 @dataclass(frozen=True)

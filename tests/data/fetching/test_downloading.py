@@ -1,17 +1,15 @@
 """Downloads against a real server on this machine that misbehaves: what comes, what is refused, what is bounded, what is heeded."""
 
-import io
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from PIL import Image
 
 from ccray.config import Download
 from ccray.data.fetching import downloading
@@ -21,30 +19,13 @@ from ccray.data.fetching.exchange import retry_after_seconds
 from ccray.data.pictures.endings import whole
 from ccray.data.pictures.images import Unusable
 from tests.data.fetching import hostile
-from tests.data.fetching.hostile import Site
+from tests.data.fetching.hostile import GOOD, Site, picture
 
 MAX_BYTES = 1_000_000
 
 
-def picture(kind: str = "JPEG", size: int = 64, **options: object) -> bytes:
-    file = io.BytesIO()
-    Image.effect_noise((size, size), 60).convert("RGB").save(file, kind, **options)
-    return file.getvalue()
-
-
-GOOD = picture()
-
-
 def here(**changes: object) -> Download:
     return Download.model_validate({"timeout_seconds": 5, "max_wait_seconds": 5, "allowed_hosts": ("127.0.0.1", "localhost"), **changes})
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(downloading, "PAUSE_SECONDS", 0.05)
-    with hostile.running() as site:
-        site.pages["/good"] = (GOOD, {})
-        yield site
 
 
 def fetch(urls: list[str], config: Download, **more: object) -> dict[str, Received | Unusable]:

@@ -8,34 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
 from ccray.config import OPT_OUTS, Download
-from ccray.data.fetching import downloading
 from ccray.data.fetching.downloading import Downloader, Received
 from ccray.data.fetching.opt_outs import SiteRules, agent_token, in_file, in_headers
 from ccray.data.pictures.images import Unusable
-from tests.data.fetching import certificates, hostile
-from tests.data.fetching.hostile import Site
+from tests.data.fetching import certificates
+from tests.data.fetching.hostile import GOOD, Site, picture
 
 c2pa = pytest.importorskip("c2pa")
-
-
-def picture(kind: str = "JPEG", **options: object) -> bytes:
-    file = io.BytesIO()
-    Image.effect_noise((64, 64), 60).convert("RGB").save(file, kind, **options)
-    return file.getvalue()
-
-
-GOOD = picture()
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(downloading, "PAUSE_SECONDS", 0.05)
-    with hostile.running() as site:
-        site.pages["/good"] = (GOOD, {})
-        yield site
 
 
 def fetch(site: Site, paths: list[str], **changes: object) -> list[Received | Unusable]:

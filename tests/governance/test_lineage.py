@@ -12,8 +12,8 @@ from ccray.schema import hex_key
 from ccray.storage import Root
 from ccray.takedowns import parse_list
 from ccray.training.shelf import checkpoint_name
-from tests import governed
-from tests.governed import CAPTIONS, LATENTS, RUN, TWIN, UNFETCHED, caption, key, row_id
+from tests.governance import governed
+from tests.governance.governed import CAPTIONS, LATENTS, RUN, TWIN, UNFETCHED, caption, key, row_id
 from tests.training.tables import make_place
 from tests.training.test_takedowns import replayed, run
 

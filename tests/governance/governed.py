@@ -11,8 +11,10 @@ from PIL import Image
 
 from ccray import recipes, schema, storage
 from ccray.config import Recipe
+from ccray.governance import takedown
 from ccray.schema import hex_key, id_of, key_of
 from ccray.storage import Root, shard_name
+from ccray.takedowns import parse_list
 
 PICTURES = 24  # in two shards
 TWIN = 24  # a second listing of the bytes of picture 3
@@ -179,3 +181,13 @@ def _rest(root: Root) -> None:
     root.write_table("published/dataset/data/train-00000.parquet", pa.Table.from_pylist(rows))
     root.write("published/dataset/page.html", json.dumps([caption(number) for number in range(PICTURES)]).encode())
     root.write("catalog/report.html", b"<img src=data:" + picture(1) + b">")
+
+
+GONE = (0, 1, 2, 3, 13)  # JPEG, PNG, a prompt of the evaluation, one with a twin, one of the other shard
+LIST = "".join(f"key:{hex_key(key(number))}\n" for number in GONE)
+
+
+def run(root: Root, text: str, purge: bool = False, reason: str | None = None) -> str:
+    said: list[str] = []
+    takedown.run(root, parse_list(text), reason, purge, said.append)
+    return "\n".join(said)
