@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ccray import components, schema, takedowns
 from ccray.config import Recipe
-from ccray.data.fetching.withholding import FetchOthers
 from ccray.data.fetching.worker import FetchImages
 from ccray.data.index.blocklist import read_blocklist
 from ccray.data.index.indexing import IMAGES, LISTING, Index, write_index
@@ -88,8 +87,8 @@ def _list(recipe: Recipe, root: Root, source: Source, part: Stage) -> None:
 def _fetch(recipe: Recipe, root: Root, source: Source, stage: Stage, part: Stage) -> None:
     _mark(root, part, None)
     pool = recipe.resources.catalog
-    arguments = (takedowns.listed(root, LISTING), FetchImages, recipe.catalog, source.base, source.image_column)
-    steps = [Step(FetchOthers, arguments, schema.IMAGES, min(BATCH, pool.rows_per_block), pool)]
+    arguments = (recipe.catalog, source.base, source.image_column, takedowns.listed(root, LISTING))
+    steps = [Step(FetchImages, arguments, schema.IMAGES, min(BATCH, pool.rows_per_block), pool)]
     if recipe.catalog.filters:
         judges = recipe.resources.filters
         steps.append(Step(ScoreImages, (recipe.catalog.filters, device_of(judges), threads_of(judges)), schema.IMAGES, BATCH, judges))

@@ -1,7 +1,6 @@
 """Lists of takedowns: what they may say, what they name, and who applies them."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,11 @@ import pytest
 
 from ccray import schema, takedowns
 from ccray.__main__ import main
-from ccray.data.fetching.withholding import FetchOthers
+from ccray.config import CatalogConfig
+from ccray.data.fetching.worker import FetchImages
 from ccray.evaluation import choice
 from ccray.governance import holding
-from ccray.interfaces import Batch, Failed
+from ccray.interfaces import Failed
 from ccray.schema import hex_key
 from ccray.storage import Root, shard_name
 from ccray.takedowns import Record, load, parse_list, plain_urls, taken_down, taken_down_rows
@@ -211,31 +211,22 @@ def test_images_listed_later_are_met(root: Root) -> None:
     assert taken_down_rows(load(root), later.select(["creator"])).to_pylist() == [False] * 3 + [True] + [False] * 3
 
 
-def test_listed_rows_are_not_fetched(root: Root) -> None:
+def test_listed_rows_are_not_fetched(root: Root, tmp_path: Path) -> None:
     run(root, f"creator:Creator 0\nurl:https://example.org/page/{UNFETCHED}")
     gone = takedowns.listed(root, "listing")
     assert gone == {row_id(number) for number in (0, 5, 10, 15, 20, UNFETCHED)}
-    asked: list[int] = []
-
-    def fetcher(prefix: str) -> Callable[[Batch], Batch]:
-        def fetch(batch: Batch) -> Batch:
-            asked.extend(batch["row_id"].tolist())
-            values = {name: np.full(len(batch["row_id"]), None, dtype=object) for name in schema.IMAGES.names}
-            return values | {"image": np.array([f"{prefix}{one}".encode() for one in batch["row_id"]], dtype=object), "row_id": batch["row_id"]}
-
-        return fetch
-
-    worker = FetchOthers(gone, fetcher, "bytes of ")
-    for numbers in ([1, 0, 2, 5, 6], [0, 5], [1, 2]):
-        ids = np.array([row_id(number) for number in numbers])
-        answer = worker({"row_id": ids, "shard": np.zeros(len(ids), np.int32)})
-        assert set(answer) == set(schema.IMAGES.names)
-        assert answer["row_id"].tolist() == ids.tolist()
-        for place, number in enumerate(numbers):
-            withheld = number % 5 == 0
-            assert answer["reason"][place] == ("taken_down" if withheld else None)
-            assert answer["image"][place] == (None if withheld else f"bytes of {row_id(number)}".encode())
-    assert not gone & set(asked)
+    here = tmp_path / "files"
+    here.mkdir()
+    numbers = [0, 1, 2, 5, 6]
+    for number in (1, 2, 6):  # whoever asked for the others would miss them
+        (here / f"{number}.png").write_bytes(picture(number))
+    worker = FetchImages(CatalogConfig(), Root(str(here)), taken_down=gone)
+    ids = np.array([row_id(number) for number in numbers])
+    locators = np.array([f"file:{number}.png" for number in numbers])
+    answer = worker({"row_id": ids, "shard": np.zeros(5, np.int32), "locator": locators, "license_text": np.array(["CC0-1.0"] * 5)})
+    worker.close()
+    assert answer["reason"].tolist() == ["taken_down", None, None, "taken_down", None]
+    assert answer["image"].tolist() == [None, picture(1), picture(2), None, picture(6)]
 
 
 # Who holds what

@@ -40,7 +40,7 @@ class Case:
 
 
 CASES = [
-    Case("catalog", "FetchOthers", ("listing", "images", "catalog"), ()),
+    Case("catalog", "FetchImages", ("listing", "images", "catalog"), ()),
     Case("caption", "CaptionImages", ("captions/shapes-blip2",), ("listing", "images", "catalog")),
     Case("encode", "EncodeImages", ("latents/shapes-kl-32px",), ("listing", "images", "catalog")),
 ]

@@ -1,1 +1,1 @@
-"""From a listed row to bytes: downloads from strangers, files and rows at hand, opt-outs, and what is withheld."""
+"""From a listed row to bytes: downloads from strangers, files and rows at hand, and opt-outs."""

@@ -37,16 +37,18 @@ Row = dict[str, Any]  # columns of `schema.IMAGES`; what is left out is null
 class FetchImages:
     """Listed rows -> rows of `schema.IMAGES`, one for each, in the same order."""
 
-    def __init__(self, config: CatalogConfig, base: Root | None, image_column: str | None = None) -> None:
-        """`base` is the folder of the source's locators, `image_column` the column of a table's embedded images."""
+    def __init__(self, config: CatalogConfig, base: Root | None, image_column: str | None = None, taken_down: frozenset[int] = frozenset()) -> None:
+        """`base` is the folder of the source's locators, `image_column` the column of a table's embedded images; rows (`row_id`) in
+        `taken_down` are not asked for."""
         self._config = config
+        self._taken_down = taken_down
         self._base = base
         self._cells = None if base is None or image_column is None else Cells(base, image_column)
         self._examiner = Examiner(config)
         self._downloader = Downloader(config.download, config.max_bytes)
 
     def __call__(self, batch: Batch) -> Batch:
-        refusals = [self._refusal(locator, text) for locator, text in zip(batch["locator"], batch["license_text"], strict=True)]
+        refusals = [self._refusal(*row) for row in zip(batch["row_id"], batch["locator"], batch["license_text"], strict=True)]
         wanted = {locator for locator, refusal in zip(batch["locator"], refusals, strict=True) if refusal is None}
         found = dict(self._fetched(sorted(wanted)))
         rows = [found[locator] if refusal is None else refusal for locator, refusal in zip(batch["locator"], refusals, strict=True)]
@@ -58,8 +60,10 @@ class FetchImages:
         self._examiner.close()
         self._downloader.close()
 
-    def _refusal(self, locator: str, statement: str | None) -> Row | None:
-        """What is not even asked for: a row that names nothing, or what the policy refuses."""
+    def _refusal(self, row_id: int, locator: str, statement: str | None) -> Row | None:
+        """What is not even asked for: a row that was taken down or names nothing, or what the policy refuses."""
+        if int(row_id) in self._taken_down:
+            return _row_of(Unusable(Reject.TAKEN_DOWN, "taken down before it was fetched"))
         unusable = _nothing(locator) or refusal(license_of(statement), self._config)
         return None if unusable is None else _row_of(unusable)
 
