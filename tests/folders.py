@@ -31,8 +31,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
+    ViTConfig,
+    ViTForImageClassification,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 CARD = "---\nlicense: apache-2.0\n---\n\nRandom weights, made by a test.\n"
 SIZE_PX = 32
@@ -265,3 +268,26 @@ def shake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         for parameter in module.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return module
+
+
+CLASSIFIER_PX = 32
+
+
+def classifier_folder(path: Path, labels: tuple[str, ...], seed: int = 0, **settings: object) -> str:
+    """A ViTForImageClassification with its processor, as a filter of the catalog takes it."""
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=CLASSIFIER_PX,
+        patch_size=8,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        initializer_range=0.5,
+        **settings,
+    )
+    ViTForImageClassification(config).save_pretrained(path)
+    ViTImageProcessorPil(size={"height": CLASSIFIER_PX, "width": CLASSIFIER_PX}).save_pretrained(path)
+    return str(carded(path))

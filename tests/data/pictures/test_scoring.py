@@ -9,43 +9,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers import ViTForImageClassification
 
 from ccray.config import ScoreFilter
 from ccray.data.pictures.scoring import ScoreImages
 from ccray.interfaces import Refused
-
-SIDE_PX = 32
-
-
-def save_classifier(folder: Path, labels: tuple[str, ...], seed: int, **settings: object) -> str:
-    torch.manual_seed(seed)
-    config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=SIDE_PX,
-        patch_size=8,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        initializer_range=0.5,
-        **settings,
-    )
-    ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": SIDE_PX, "width": SIDE_PX}).save_pretrained(folder)
-    return str(folder)
+from tests import folders
 
 
 @pytest.fixture(scope="module")
 def watermark(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_classifier(tmp_path_factory.mktemp("watermark"), ("clean", "watermarked"), 0)
+    return folders.classifier_folder(tmp_path_factory.mktemp("watermark"), ("clean", "watermarked"), 0)
 
 
 @pytest.fixture(scope="module")
 def nsfw(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_classifier(tmp_path_factory.mktemp("nsfw"), ("safe", "unsafe", "art"), 1, problem_type="multi_label_classification")
+    return folders.classifier_folder(tmp_path_factory.mktemp("nsfw"), ("safe", "unsafe", "art"), 1, problem_type="multi_label_classification")
 
 
 def encoded(seed: int) -> bytes:
@@ -62,7 +41,9 @@ def batch(images: list[bytes | None]) -> dict[str, np.ndarray]:
 
 
 def by_hand(folder: str, data: bytes, label: int, sigmoid: bool) -> float:
-    picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR), np.float32)
+    picture = np.asarray(
+        Image.open(io.BytesIO(data)).convert("RGB").resize((folders.CLASSIFIER_PX, folders.CLASSIFIER_PX), Image.Resampling.BILINEAR), np.float32
+    )
     pixels = torch.from_numpy((picture / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]
     with torch.inference_mode():
         logits = ViTForImageClassification.from_pretrained(folder)(pixel_values=pixels).logits[0]
@@ -109,7 +90,7 @@ def test_a_label_that_the_model_lacks_is_refused(watermark: str) -> None:
 
 
 def test_only_safetensors_are_loaded(tmp_path: Path) -> None:
-    folder = save_classifier(tmp_path / "pickled", ("a", "b"), 0)
+    folder = folders.classifier_folder(tmp_path / "pickled", ("a", "b"), 0)
     model = ViTForImageClassification.from_pretrained(folder)
     (tmp_path / "pickled" / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
