@@ -162,7 +162,8 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
     recipe, root = _recipe(arguments, words)
     for name in STAGE_SECTIONS:  # refuse what cannot be continued before starting anything
         components.check(recipe, name)
-        storage.state(root, storage.stage_of(recipe, name))
+        for stage in storage.stages_of(recipe, name):
+            storage.state(root, stage)
     for name in STAGE_SECTIONS:
         _run_stage(name, recipe, root)
     _first_picture(recipe, root)
@@ -172,28 +173,30 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
 
 def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
     components.check(recipe, name)
-    stage = storage.stage_of(recipe, name)
-    finished = storage.state(root, stage) == "finished"
+    stages = storage.stages_of(recipe, name)
+    finished = [storage.state(root, stage) == "finished" for stage in stages]
     if name == "publish":  # it sees for itself what is left to do: images may have been taken down since
         from ccray.stages import publish
 
-        if not finished:
+        if not all(finished):
             probing.check(root)
         log.info("publish: finished, %s", summary(publish.run(recipe, root)))
         return
-    if finished:
+    if not all(finished):
+        storage.inputs(root, recipe, name)
+        probing.check(root)
+        log.info("%s: %s", name, ", ".join(root.path(stage.directory) for stage in stages))
+        _runner(name)(recipe, root)
+    for stage, before in zip(stages, finished, strict=True):
         manifest = storage.read_manifest(root, stage.directory)
         assert manifest is not None
-        log.info("%s: finished before, %s", name, summary(manifest))
-        return
-    storage.inputs(root, recipe, name)
-    probing.check(root)
-    log.info("%s: %s", name, root.path(stage.directory))
-    log.info("%s: finished, %s", name, summary(_runner(name)(recipe, root)))
+        label = name if len(stages) == 1 else stage.directory
+        log.info("%s: finished%s, %s", label, " before" if before else "", summary(manifest))
 
 
-def _runner(name: str) -> Callable[[Recipe, Root], Manifest]:
+def _runner(name: str) -> Callable[[Recipe, Root], object]:
     """A stage's `run`. Stages import Ray, and their workers torch: only when there is something to do."""
+    run: Callable[[Recipe, Root], object]
     if name == "catalog":
         from ccray.stages.catalog import run
     elif name == "caption":

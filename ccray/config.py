@@ -103,21 +103,40 @@ class CatalogConfig(Config):
     split_seed: int = 0
 
 
-class CaptionConfig(Config):
-    """The captioner: any Blip2ForConditionalGeneration folder or hub name."""
+Family = Literal["blip2", "florence2", "chat", "translate", "vllm"]
+Hint = Literal["title", "alt_text"]
+IMPORTED = "source-"  # tables of captions that a source ships: captions/source-<column>/
 
-    captioner: Slug = "shapes-blip2"
-    model: str = "shapes:captioner"
-    prompt: str = ""
-    language: str = "en"
+
+class CaptionConfig(Config):
+    """One captioner: a model that describes pictures, or translates the captions of another table."""
+
+    family: Family = "blip2"  # chat: any image-text-to-text model of transformers; vllm: the same models through vLLM; translate: text to text
+    model: str = "shapes:captioner"  # a folder, hub name, s3://bucket/prefix, or shapes:NAME
+    input: Slug | None = None  # translate: the table it reads, a captioner named before it or source-<column>
+    prompt: str = ""  # florence2: the task's token; translate: an instruction, for models that chat
+    hints: tuple[Hint, ...] = ()  # what the source says of the picture and a chat model is told; nothing by default
+    keep_names: bool = False  # whether names of persons in hints may reach the model and its captions
+    language: str = "en"  # of the captions, BCP 47
     precision: Precision = "fp32"
     crop_px: int | None = Field(None, ge=16)  # centre square, at most this side; None = the whole picture as it is
-    batch_size: int = Field(64, ge=1)  # also the width to which every batch is padded
+    batch_size: int = Field(64, ge=1)  # also the width to which every batch is padded; halved where the device's memory does not hold it
     max_new_tokens: int = Field(24, ge=1)
     min_new_tokens: int = Field(0, ge=0)
+    min_characters: int = Field(1, ge=1)  # shorter captions are flagged
+    max_characters: int | None = Field(None, ge=1)  # longer ones too
     num_beams: int = Field(1, ge=1)
     repetition_penalty: float = Field(1.0, gt=0)
     length_penalty: float = 1.0
+    compile: bool = True  # on CUDA: static cache, compiled vision tower and decoding step
+
+    @model_validator(mode="after")
+    def _translates_something(self) -> "CaptionConfig":
+        if (self.input is None) == (self.family == "translate"):
+            raise ValueError(f"input is {self.input!r} with family {self.family!r}: a translator, and nothing else, reads another captions table")
+        if self.hints and self.family not in ("chat", "vllm"):
+            raise ValueError(f"hints are {list(self.hints)} with family {self.family!r}: only chat and vllm models take words beside the picture")
+        return self
 
 
 class EncodeConfig(Config):
@@ -151,7 +170,7 @@ class Terms(Config):
 class ComponentsConfig(Config):
     """Declared terms of the pretrained components."""
 
-    captioner: Terms = Terms()
+    captioner: dict[Slug, Terms] = {}  # by the captioner's name
     vae: Terms = Terms()
     text_encoder: Terms = Terms()
     start_from: Terms = Terms()
@@ -229,6 +248,8 @@ class TrainConfig(Config):
 
     name: Slug = "main"
     policy: Policy | None = None  # may be stricter than the catalog's
+    captions: dict[Slug, Annotated[float, Field(gt=0)]] = {}  # caption tables and how often each is drawn; {} = the recipe's captioners, equally
+    caption_statuses: tuple[str, ...] = Field(("ok",), min_length=1)  # captions that are trained on; flagged ones are not, unless named here
     start_from: str | None = None  # a diffusers folder or hub name of a supported family
     seed: int = 0
     steps: int = Field(1000, ge=1)
@@ -306,12 +327,14 @@ class ActorResources(Config):
 
     min_actors: int = Field(1, ge=1)
     max_actors: int = Field(1, ge=1)
+    initial_actors: int | None = Field(None, ge=1)  # that the pool starts with; None = min_actors
     cpus: float = Field(1, ge=0)
     gpus: float = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)  # torch threads of one actor; None = the machine's cores over max_actors
     label_selector: dict[str, str] = {}
     task_label_selector: dict[str, str] = {}  # of the CPU tasks beside the actors; Ray Data would have an autoscaler start any node for them
     rows_per_block: int = Field(256, ge=1)  # at most this many rows of one actor are redone after a kill
+    dollars_per_hour: float | None = Field(None, ge=0)  # of one actor, for the estimate that a run prints
 
 
 class TrainResources(Config):
@@ -351,7 +374,7 @@ class Recipe(Config):
 
     name: Slug
     catalog: CatalogConfig
-    caption: CaptionConfig
+    caption: dict[Slug, CaptionConfig]  # by name, in the order in which they run; each writes captions/<name>/
     encode: EncodeConfig
     text: TextConfig
     denoiser: Denoiser
@@ -363,6 +386,22 @@ class Recipe(Config):
     components: ComponentsConfig = ComponentsConfig()
     allow_unknown_components: bool = False  # policy `commercial` and components of which nobody says whether commercial use is allowed
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _captions_are_there(self) -> "Recipe":
+        before: list[str] = []
+        for name, one in self.caption.items():
+            if name.startswith(IMPORTED):
+                raise ValueError(f"caption.{name}: names that begin with {IMPORTED!r} belong to captions that a source ships")
+            if one.input and not one.input.startswith(IMPORTED) and one.input not in before:
+                raise ValueError(
+                    f"caption.{name}.input is {one.input!r}: expected a captioner named before it ({', '.join(before) or 'none'}) or {IMPORTED}COLUMN"
+                )
+            before.append(name)
+        unknown = [name for name in self.train.captions if name not in before and not name.startswith(IMPORTED)]
+        if unknown or not (before or self.train.captions):
+            raise ValueError(f"train.captions names {unknown}: expected some of {', '.join(before) or 'no captioner'}, or {IMPORTED}COLUMN")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
@@ -391,9 +430,17 @@ STAGES = (*STAGE_SECTIONS, "serve")
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
+def trained_captions(recipe: Recipe) -> dict[str, float]:
+    """Caption tables that training draws from -> how often, relative to each other."""
+    return dict(recipe.train.captions) or dict.fromkeys(recipe.caption, 1.0)
+
+
 def stage_config(recipe: Recipe, stage: str) -> dict[str, Any]:
-    """The part of a recipe that decides what a stage writes, as plain JSON values."""
-    return {section: getattr(recipe, section).model_dump(mode="json") for section in STAGE_SECTIONS[stage]}
+    """The part of a recipe that decides what a stage writes, as plain JSON values; of the captioners see `storage.caption_stage`."""
+    sections = {section: getattr(recipe, section).model_dump(mode="json") for section in STAGE_SECTIONS[stage]}
+    if "train" in sections:
+        sections["train"]["captions"] = trained_captions(recipe)  # as they are now, whatever captioners come later
+    return sections
 
 
 def fingerprint(config: dict[str, Any], inputs: dict[str, str]) -> str:
@@ -460,7 +507,9 @@ def _yaml_value(text: str) -> Any:
 
 
 # Sections whose own keys are free: replaced as a whole.
-FREE = {"label_selector", "task_label_selector"}
+FREE = {"label_selector", "task_label_selector", "captions"}
+# Sections that hold one of these for each captioner.
+NAMED: dict[str, type[Config]] = {"caption": CaptionConfig, "components.captioner": Terms}
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any], prefix: str) -> None:
@@ -470,12 +519,36 @@ def _merge(values: dict[str, Any], changes: dict[str, Any], prefix: str) -> None
         if isinstance(values[key], dict) and key not in FREE:
             if not isinstance(change, dict):
                 raise Refused(f"{prefix}{key} is a section, not a value: got {change!r}, expected one of {', '.join(values[key])} below it")
+            if f"{prefix}{key}" in NAMED:
+                values[key] = _merge_named(values[key], change, f"{prefix}{key}")
+                continue
             if key == "denoiser" and change.get("kind", values[key]["kind"]) != values[key]["kind"]:
                 values[key] = change
                 continue
             _merge(values[key], change, f"{prefix}{key}.")
         else:
             values[key] = change
+
+
+def _merge_named(values: dict[str, Any], changes: dict[str, Any], place: str) -> dict[str, Any]:
+    """Settings of captioners by name: `caption.NAME.batch_size=8` changes or adds one, `caption.NAME=null` takes it away, `caption.batch_size=8` means
+    the only one."""
+    kind, merged = NAMED[place], dict(values)
+    for name, change in changes.items():
+        if name in kind.model_fields:
+            if len(values) != 1:
+                raise Refused(f"{place}.{name}: expected {place}.NAME.{name}, NAME one of {', '.join(values) or 'your own'}")
+            only = next(iter(values))
+            merged[only] = dict(merged[only])
+            _merge(merged[only], {name: change}, f"{place}.{only}.")
+        elif change is None:
+            merged.pop(name, None)
+        elif isinstance(change, dict):
+            merged[name] = dict(merged.get(name) or kind().model_dump())
+            _merge(merged[name], change, f"{place}.{name}.")
+        else:
+            raise Refused(f"{place}.{name} is a section, not a value: got {change!r}, expected one of {', '.join(kind.model_fields)} below it")
+    return merged
 
 
 def _sentence(error: ValidationError) -> str:

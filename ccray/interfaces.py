@@ -27,18 +27,27 @@ class Overloaded(Exception):
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What a captioner is given: a picture, words about it, or a caption to translate."""
+
+    image: np.ndarray | None = None  # uint8, H W 3
+    text: str | None = None
+
+
+@dataclass(frozen=True)
 class Caption:
     """One caption with its mean log-probability a token (nan when the decoder does not give it)."""
 
     text: str
     mean_logprob: float
+    ended: bool = True  # by the model; False: cut off at the most tokens allowed
 
 
 class Captioner(Protocol):
-    """A model that describes pictures."""
+    """A model that describes pictures, or translates descriptions."""
 
-    def caption(self, images: Sequence[np.ndarray]) -> list[Caption]:
-        """Describe each image (uint8, H W 3); the answer has the order of `images`."""
+    def caption(self, subjects: Sequence[Subject]) -> list[Caption]:
+        """A caption of each subject, in their order; it does not depend on the others."""
         ...
 
 
@@ -51,7 +60,11 @@ class Encoder(Protocol):
 
 
 class Worker(Protocol):
-    """What a stage hands to Ray: a plain callable, batch -> batch of as many rows."""
+    """What a stage hands to Ray: a plain callable, batch -> batch of as many rows.
+
+    A worker may also have `given_up(batch, why) -> Batch`: its answer for rows whose processing ends the process, as a picture may that needs
+    more memory than there is. Without it such rows end the run.
+    """
 
     def __call__(self, batch: Batch) -> Batch: ...
 

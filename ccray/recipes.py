@@ -45,12 +45,20 @@ CPU_NODE = {"ccray-role": "cpu"}
 CPUS_OF = {"ccray-role": "in(cpu,caption)"}  # never a training or serving node for its CPUs
 
 
+BLIP2 = "blip2-opt-2-7b"
+
+
+def _blip2() -> CaptionConfig:
+    """The captioner of CommonCanvas (section 4.2 of its paper)."""
+    return CaptionConfig(model="Salesforce/blip2-opt-2.7b", precision="fp16", crop_px=512, batch_size=64, max_new_tokens=32)
+
+
 def tiny() -> Recipe:
     """A UNet of a few million parameters on 32 px pictures: the whole corridor on two CPU cores, in minutes."""
     return Recipe(
         name="tiny",
         catalog=CatalogConfig(),
-        caption=CaptionConfig(),
+        caption={"shapes-blip2": CaptionConfig()},
         encode=EncodeConfig(),
         text=TextConfig(),
         denoiser=UNetConfig(
@@ -108,14 +116,7 @@ def commoncanvas_s_c() -> Recipe:
     return Recipe(
         name="commoncanvas-s-c",
         catalog=CatalogConfig(source="table:catalog.parquet", policy="commercial", rows_per_shard=8192, min_size_px=256),
-        caption=CaptionConfig(
-            captioner="blip2-opt-2-7b",
-            model="Salesforce/blip2-opt-2.7b",
-            precision="fp16",
-            crop_px=512,
-            batch_size=64,
-            max_new_tokens=32,
-        ),
+        caption={BLIP2: _blip2()},
         encode=EncodeConfig(vae="sd2-kl", model="stabilityai/stable-diffusion-2-base", subfolder="vae", size_px=256, precision="fp32", batch_size=32),
         text=TextConfig(
             encoder="openclip-h",
@@ -208,14 +209,7 @@ def commonart_beta() -> Recipe:
     return Recipe(
         name="commonart-beta",
         catalog=CatalogConfig(source="table:catalog.parquet", policy="permissive", rows_per_shard=8192, min_size_px=256),
-        caption=CaptionConfig(
-            captioner="blip2-opt-2-7b",
-            model="Salesforce/blip2-opt-2.7b",
-            precision="fp16",
-            crop_px=512,
-            batch_size=64,
-            max_new_tokens=32,
-        ),
+        caption={BLIP2: _blip2()},
         encode=EncodeConfig(vae="sdxl-kl", model="madebyollin/sdxl-vae-fp16-fix", size_px=512, batch_size=16),
         text=TextConfig(encoder="calm2-7b", model="cyberagent/calm2-7b", max_tokens=512, width=4096, precision="bf16"),
         denoiser=DiTConfig(
@@ -271,8 +265,8 @@ _SHARED_ORIGINS: dict[str, Origin] = {
     "name": "ours",
     "catalog": "ours",
     "caption": "ours",
-    "caption.model": "paper",
-    "caption.prompt": "inferred",
+    f"caption.{BLIP2}.model": "paper",
+    f"caption.{BLIP2}.prompt": "inferred",
     "encode": "ours",
     "text": "ours",
     "objective": "ours",
@@ -285,7 +279,7 @@ _SHARED_ORIGINS: dict[str, Origin] = {
 }
 _COMMONCANVAS_ORIGINS: dict[str, Origin] = _SHARED_ORIGINS | {
     "catalog.policy": "paper",
-    "caption.crop_px": "paper",
+    f"caption.{BLIP2}.crop_px": "paper",
     "encode.vae": "paper",
     "encode.model": "paper",
     "encode.subfolder": "released-config",
@@ -322,8 +316,7 @@ _COMMONCANVAS_ORIGINS: dict[str, Origin] = _SHARED_ORIGINS | {
 }
 _COMMONART_ORIGINS: dict[str, Origin] = _SHARED_ORIGINS | {
     "catalog.policy": "paper",
-    "caption.model": "model-card",  # of commoncatalog-cc-by, which ships BLIP-2 captions; the second caption of each image is another model's
-    "caption.captioner": "model-card",
+    f"caption.{BLIP2}.model": "model-card",  # of commoncatalog-cc-by, which ships BLIP-2 captions; the second caption of each image is another model's
     "encode.vae": "released-config",
     "encode.model": "released-config",
     "encode.size_px": "released-config",

@@ -128,11 +128,12 @@ CAPTIONS = pa.schema(
     [
         ("key", pa.int64()),
         ("shard", pa.int32()),
-        ("caption", pa.string()),  # null when status is not "ok"
+        ("caption", pa.string()),  # also when it is flagged; null when there is none
         ("language", pa.string()),  # BCP 47
-        ("prompt", pa.string()),
-        ("mean_logprob", pa.float32()),
-        ("status", pa.string()),  # "ok" or what went wrong
+        ("prompt", pa.string()),  # as the recipe has it
+        ("mean_logprob", pa.float32()),  # a token, natural logarithm
+        # "ok"; a flag of `data/captioning/checking.py` ("looping", ...); or what kept the picture from being described ("taken_down", "worker_died", ...)
+        ("status", pa.string()),
     ]
 )
 

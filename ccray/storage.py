@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ccray.config import STAGE_SECTIONS, Recipe, fingerprint, flatten, stage_config
+from ccray.config import IMPORTED, Recipe, fingerprint, flatten, stage_config, trained_captions
 from ccray.interfaces import Failed, Refused
 
 MANIFEST = "manifest.json"
@@ -35,7 +35,7 @@ LEASE_SECONDS = 60  # a lease whose heart has not beaten for so long is void
 BUILT_IN = "shapes:"  # model references into the package itself
 BUILT_IN_FOLDER = Path(__file__).parent / "shapes" / "weights"
 
-# Which stages a stage reads.
+# Which stages a stage reads. Of the caption tables, training reads those it draws from, the stages after it all; a translator reads another one.
 INPUTS: dict[str, tuple[str, ...]] = {
     "catalog": (),
     "caption": ("catalog",),
@@ -44,6 +44,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "evaluate": ("catalog", "caption", "train"),
     "publish": ("catalog", "caption", "encode", "train"),
 }
+CAPTIONS = "captions"
 
 
 class Root:
@@ -274,18 +275,56 @@ class Stage:
         return f"{self.directory}/.staging/{self.fingerprint}"
 
 
+def stages_of(recipe: Recipe, name: str) -> list[Stage]:
+    """The stage as the recipe describes it; of `caption` one for each captioner, in the order in which they run."""
+    if name == "caption":
+        return [caption_stage(recipe, captioner) for captioner in recipe.caption]
+    return [stage_of(recipe, name)]
+
+
 def stage_of(recipe: Recipe, name: str) -> Stage:
-    """The stage as the recipe describes it, with the fingerprints of all it reads."""
+    """The stage as the recipe describes it, with the fingerprints of all it reads; of `caption` that of the only captioner."""
+    if name == "caption":
+        (captioner,) = recipe.caption
+        return caption_stage(recipe, captioner)
     directories = {
         "catalog": "catalog",
-        "caption": f"captions/{recipe.caption.captioner}",
         "encode": f"latents/{recipe.encode.vae}-{recipe.encode.size_px}px",
         "train": f"checkpoints/{recipe.train.name}",
         "evaluate": "evaluation",
         "publish": "published",
     }
-    inputs = {source: stage_of(recipe, source).fingerprint for source in INPUTS[name]}
+    inputs = {label: stage.fingerprint for label, stage in inputs_of(recipe, name).items()}
     return Stage(name, recipe.name, directories[name], stage_config(recipe, name), inputs)
+
+
+def caption_stage(recipe: Recipe, captioner: str) -> Stage:
+    """The table of one captioner of the recipe, or of a column of captions that the catalog's source ships."""
+    inputs = {"catalog": stage_of(recipe, "catalog").fingerprint}
+    if captioner.startswith(IMPORTED):
+        return imported_stage(recipe.name, captioner, inputs)
+    one = recipe.caption[captioner]
+    if one.input is not None:
+        inputs[one.input] = caption_stage(recipe, one.input).fingerprint
+    return Stage("caption", recipe.name, f"{CAPTIONS}/{captioner}", {"caption": {captioner: one.model_dump(mode="json")}}, inputs)
+
+
+def imported_stage(recipe: str, table: str, inputs: dict[str, str]) -> Stage:
+    """A table of captions that the catalog's source ships: the catalog stage writes it, and nothing but the catalog decides it."""
+    return Stage("caption", recipe, f"{CAPTIONS}/{table}", {"imported": table}, inputs)
+
+
+def inputs_of(recipe: Recipe, name: str) -> dict[str, Stage]:
+    """All that a stage reads: `catalog`, `encode`, `train`, and caption tables by their directories."""
+    found: dict[str, Stage] = {}
+    for source in INPUTS[name]:
+        if source == "caption":
+            drawn = list(trained_captions(recipe))
+            tables = drawn if name == "train" else list(dict.fromkeys([*recipe.caption, *drawn]))
+            found |= {stage.directory: stage for stage in (caption_stage(recipe, table) for table in tables)}
+        else:
+            found[source] = stage_of(recipe, source)
+    return found
 
 
 @dataclass
@@ -349,22 +388,30 @@ def difference(manifest: Manifest, stage: Stage) -> str:
 
 
 def inputs(root: Root, recipe: Recipe, name: str, only: Sequence[str] | None = None) -> dict[str, Manifest]:
-    """The finished manifests of all that a stage reads, or of some of them.
+    """The finished manifests of all that a stage reads (labelled as by `inputs_of`), or of the stages in `only`.
 
     Raises:
         Refused: when one is missing, unfinished, or of another configuration.
     """
     found: dict[str, Manifest] = {}
-    for source in INPUTS[name] if only is None else only:
-        stage = stage_of(recipe, source)
-        if state(root, stage) != "finished":
-            raise Refused(
-                f"{name} reads {root.path(stage.directory)}, which is not finished: run `ccray {source}` with the same recipe and root first"
-            )
-        manifest = read_manifest(root, stage.directory)
-        assert manifest is not None
-        found[source] = manifest
+    for label, stage in inputs_of(recipe, name).items():
+        if only is None or stage.name in only:
+            found[label] = finished(root, stage, name)
     return found
+
+
+def finished(root: Root, stage: Stage, reader: str) -> Manifest:
+    """The manifest of a stage that `reader` needs.
+
+    Raises:
+        Refused: when it is missing, unfinished, or of another configuration.
+    """
+    if state(root, stage) != "finished":
+        maker = "catalog" if "imported" in stage.config else stage.name
+        raise Refused(f"{reader} reads {root.path(stage.directory)}, which is not finished: run `ccray {maker}` with the same recipe and root first")
+    manifest = read_manifest(root, stage.directory)
+    assert manifest is not None
+    return manifest
 
 
 @contextmanager
@@ -461,7 +508,7 @@ def _alive(pid: int) -> bool:
 def stage_directories(root: Root) -> list[str]:
     """Directories under the root that have a manifest, in the corridor's order."""
     candidates = ["catalog"]
-    for parent in ("captions", "latents", "checkpoints"):
+    for parent in (CAPTIONS, "latents", "checkpoints"):
         candidates += [f"{parent}/{name}" for name in root.names(parent)]
     candidates += ["evaluation", "published"]
     return [directory for directory in candidates if root.exists(f"{directory}/{MANIFEST}")]
@@ -473,10 +520,18 @@ def adopt(root: Root, recipe: Recipe) -> Recipe:
     So `ccray caption` need not repeat the `--source` given to `ccray catalog`; settings given anew are compared, not adopted.
     """
     sections: dict[str, Any] = {}
-    for stage in STAGE_SECTIONS:
-        manifest = read_manifest(root, stage_of(recipe, stage).directory)
-        if manifest is not None and manifest.recipe == recipe.name and manifest.stage == stage:
+    captioners: dict[str, Any] = {}
+    for directory in stage_directories(root):
+        manifest = read_manifest(root, directory)
+        if manifest is None or manifest.recipe != recipe.name or "imported" in manifest.config:
+            continue
+        if manifest.stage == "caption":
+            captioners |= manifest.config["caption"]
+        elif directory == stage_of(recipe, manifest.stage).directory:
             sections |= manifest.config
+    order = sorted(captioners, key=lambda name: (name not in recipe.caption, captioners[name]["input"] is not None))
+    mine = recipe.model_dump()["caption"]
+    sections["caption"] = mine | {name: captioners[name] for name in order}
     return Recipe.model_validate(recipe.model_dump() | sections)
 
 

@@ -1,56 +1,80 @@
-"""caption: images and catalog -> `captions/<captioner>/`. Pictures are decoded by CPU tasks; a pool of model actors telephones them."""
+"""caption: images and catalog -> `captions/<captioner>/`, one table for each captioner of the recipe.
+
+Pictures are decoded and cut to the model's size by CPU tasks; a pool of model actors telephones them. A translator reads another table of captions
+and no picture. The captions that a source ships are there since the catalog stage.
+"""
 
 from collections import Counter
 from functools import partial
 
 from ccray import components, schema
-from ccray.config import Recipe
-from ccray.data.captioning import CaptionImages
+from ccray.config import CaptionConfig, Recipe
+from ccray.data.captioning.worker import CaptionImages, TranslateCaptions
 from ccray.data.pictures.pixels import OK, PIXELS, LoadPixels, View, bounded_square_view, whole_view
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of
-from ccray.storage import Manifest, Root, Stage, inputs, read_manifest, require_model, running, stage_of, state
+from ccray.storage import Manifest, Root, Stage, caption_stage, finished, inputs, read_manifest, require_model, running, stages_of, state
 from ccray.takedowns import taken_down
 
 NAME = "caption"
 DECODE_BATCH = 16  # pictures of any size in one task's memory
 
 
-def run(recipe: Recipe, root: Root) -> Manifest:
-    """Caption every image of the catalog, or continue where an earlier run stopped.
+def run(recipe: Recipe, root: Root) -> dict[str, Manifest]:
+    """Caption every image of the catalog by every captioner, or continue where an earlier run stopped; captioner -> manifest.
 
     Raises:
-        Refused: when the catalog is not finished, or the captioner is not there or may not be used under the policy.
-        Failed: when no image could be captioned.
+        Refused: when the catalog is not finished, or a captioner is not there or may not be used under the policy.
+        Failed: when a captioner could not caption a single image.
     """
     components.check(recipe, NAME)
-    stage = stage_of(recipe, NAME)
+    stages = dict(zip(recipe.caption, stages_of(recipe, NAME), strict=True))
+    states = {name: state(root, stage) for name, stage in stages.items()}
+    inputs(root, recipe, NAME)
+    for name, one in recipe.caption.items():
+        if states[name] != "finished":
+            require_model(f"caption.{name}.model", one.model)
+    return {name: _captioned(recipe, root, name, stage) for name, stage in stages.items()}
+
+
+def _captioned(recipe: Recipe, root: Root, captioner: str, stage: Stage) -> Manifest:
     if state(root, stage) == "finished":
         manifest = read_manifest(root, stage.directory)
         assert manifest is not None
         return manifest
-    inputs(root, recipe, NAME)
-    require_model("caption.model", recipe.caption.model)
+    config, pool = recipe.caption[captioner], recipe.resources.caption
+    source = "catalog"
+    if config.input is not None:
+        read = caption_stage(recipe, config.input)
+        finished(root, read, f"captioner {captioner}")
+        source = read.directory
     with running(root, stage) as manifest:
-        pool = recipe.resources.caption
         target = Door(stage.directory, schema.CAPTIONS, "key")
-        manifest.shards = map_shards(root, stage, "catalog", ["key", "shard"], _steps(recipe, root), target, pool.rows_per_block)
+        manifest.shards = map_shards(root, stage, source, _columns(config), _steps(recipe, root, config), target, pool.rows_per_block)
         manifest.rows = sum(manifest.shards.values())
         manifest.counts = _statuses(root, stage, manifest.shards)
-        manifest.facts = {"captioner": recipe.caption.captioner, "model": recipe.caption.model, "language": recipe.caption.language}
-        manifest.facts["captioner_sha256"] = components.weights_digest(recipe.caption.model)
+        manifest.facts = {"captioner": captioner, "model": config.model, "language": config.language}
+        manifest.facts["captioner_sha256"] = components.weights_digest(config.model)
         if not manifest.counts.get(OK):
             raise Failed(f"none of {manifest.rows} images could be captioned: {manifest.counts}; remove {root.path(stage.directory)} and run again")
-        say(f"caption: {manifest.counts[OK]} captions of {manifest.rows} images")
+        say(f"{stage.directory}: {manifest.counts[OK]} captions of {manifest.rows} images")
     return manifest
 
 
-def _steps(recipe: Recipe, root: Root) -> list[Step]:
-    config, pool = recipe.caption, recipe.resources.caption
+def _columns(config: CaptionConfig) -> list[str]:
+    """What is read of the catalog, or of the table that is translated."""
+    return ["key", "shard"] if config.input is None else ["key", "shard", "caption", "status"]
+
+
+def _steps(recipe: Recipe, root: Root, config: CaptionConfig) -> list[Step]:
+    pool = recipe.resources.caption
+    machine = (device_of(pool), threads_of(pool))
+    if config.input is not None:
+        return [Step(TranslateCaptions, (config, *machine, taken_down(root)), schema.CAPTIONS, pool.rows_per_block, pool)]
     view: View = whole_view if config.crop_px is None else partial(bounded_square_view, size_px=config.crop_px)
     return [
         Step(LoadPixels, (root, view, taken_down(root)), PIXELS, min(DECODE_BATCH, pool.rows_per_block)),
-        Step(CaptionImages, (config, device_of(pool), threads_of(pool)), schema.CAPTIONS, config.batch_size, pool),
+        Step(CaptionImages, (config, *machine), schema.CAPTIONS, pool.rows_per_block, pool),
     ]
 
 

@@ -1,7 +1,7 @@
 """Captions that a source ships: from `listing/` to tables like those that a captioner makes, one for each caption column, to train on.
 
-`captions/source-<column>/` holds the images of the catalog for which that column has a text. Its manifest is a caption stage's, with the column
-as its model: `caption.captioner=source-<column>` then selects it in every later stage.
+`captions/source-<column>/` holds the images of the catalog for which that column has a text. Training draws from it when `train.captions` names it,
+and a translator may read it.
 """
 
 import re
@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ccray import config, schema
-from ccray.config import CaptionConfig
-from ccray.storage import MANIFEST, Manifest, Root, Stage, now, seal, sealed_shards, shard_name
+from ccray import schema
+from ccray.config import IMPORTED
+from ccray.storage import CAPTIONS, MANIFEST, Manifest, Root, Stage, imported_stage, now, seal, sealed_shards, shard_name
 
-CAPTIONS = "captions"
-PREFIX = "source-"
 NAME_AT_MOST = 80  # characters: a folder's name
 
 
@@ -36,7 +34,7 @@ def write_shipped(root: Root, stage: Stage) -> dict[str, int]:
     """
     columns = _columns(root)
     for name in root.names(CAPTIONS):
-        if name.startswith(PREFIX):
+        if name.startswith(IMPORTED):
             root.delete(f"{CAPTIONS}/{name}")
     written = {column: _Written() for column in columns}
     started = now()
@@ -53,7 +51,7 @@ def write_shipped(root: Root, stage: Stage) -> dict[str, int]:
 
 def folder_of(column: str) -> str:
     """`source-` and the column's name as a slug: lower case, anything but a-z, 0-9 and - becomes -."""
-    return PREFIX + re.sub(r"[^a-z0-9-]", "-", column.lower())[:NAME_AT_MOST]
+    return IMPORTED + re.sub(r"[^a-z0-9-]", "-", column.lower())[:NAME_AT_MOST]
 
 
 def _columns(root: Root) -> dict[str, str]:
@@ -107,10 +105,9 @@ def _describe(root: Root, stage: Stage, column: str, folder: str, one: _Written,
     """Write the manifest of one column's table."""
     languages = sorted(language for language in one.languages if language)
     said = languages[0] if len(languages) == 1 else "mul" if languages else "und"  # BCP 47: several; not known
-    made = {"caption": CaptionConfig(captioner=folder, model=f"source:{column}", language=said).model_dump(mode="json")}
-    inputs = {stage.name: stage.fingerprint}
+    made = imported_stage(stage.recipe, folder, {stage.name: stage.fingerprint})
     rows = sum(one.files.values())
-    manifest = Manifest("caption", stage.recipe, "finished", config.fingerprint(made, inputs), made, inputs, rows, one.files, {"ok": rows})
-    manifest.facts = {"captioner": folder, "model": f"source:{column}", "language": said, "column": column}
+    manifest = Manifest(made.name, made.recipe, "finished", made.fingerprint, made.config, made.inputs, rows, one.files, {"ok": rows})
+    manifest.facts = {"captioner": folder, "language": said, "column": column}
     manifest.started_at, manifest.finished_at = started, now()
     root.write_json(f"{CAPTIONS}/{folder}/{MANIFEST}", manifest.__dict__)

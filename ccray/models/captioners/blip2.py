@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from ccray.config import CaptionConfig
-from ccray.interfaces import Caption
+from ccray.interfaces import Caption, Subject
 from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
 from ccray.storage import model_path
@@ -39,9 +39,10 @@ class Blip2Captioner:
         if self.processor.num_query_tokens is None:  # folders older than the processor's own knowledge of the queries
             self.processor.num_query_tokens = self.model.config.num_query_tokens
 
-    def caption(self, images: Sequence[np.ndarray]) -> list[Caption]:
-        """Describe each image (uint8, H W 3, any sizes); the answer has the order of `images`."""
+    def caption(self, subjects: Sequence[Subject]) -> list[Caption]:
+        """Describe each subject's picture (any sizes), in their order."""
         width = self.config.batch_size
+        images = [subject.image for subject in subjects if subject.image is not None]
         batches = [images[start : start + width] for start in range(0, len(images), width)]
         return [caption for batch in batches for caption in self._batch(batch)]
 

@@ -1,0 +1,1 @@
+"""Captions: made by model workers, checked, counted and shown."""

@@ -1,0 +1,1 @@
+"""The models that describe pictures, and those that translate descriptions, by family; transformers does the modelling."""
