@@ -1,0 +1,144 @@
+"""What is to be done of a map, and the seals by which it is done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from ccray.sharded import journal, progress
+from ccray.sharded.connecting import connect
+from ccray.sharded.pipeline import Plan, Step, Through, execute
+from ccray.storage import Root, Stage, check_rows, seal, sealed_shards, shard_name
+
+SEALS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Door:
+    """A table of shards: its directory, its columns, and the order of its rows."""
+
+    directory: str
+    schema: pa.Schema
+    id_column: str  # unique, not null
+    order: tuple[str, ...] = ()  # columns to sort by, nulls last; default: the id
+    row_group_rows: int = 4096
+
+
+def map_shards(
+    root: Root, stage: Stage, source: str, columns: Sequence[str], steps: Sequence[Step | Through], target: Door, rows_per_block: int
+) -> dict[str, int]:
+    """Map every sealed row of the directory `source` through `steps` into the shards of `target`; resumable. Returns file name -> rows.
+
+    `columns` of the source are read; the target's id column and `shard` are among them, and every step hands both on. What a worker
+    cannot do for one row it says in a column of that row: rows are never dropped.
+
+    Raises:
+        Failed: when a worker fails, or not as many rows were sealed as were read.
+    """
+    job = Job(root, stage, source, target)
+    job.seal_complete()
+    if job.unsealed():
+        connect()
+        plan = Plan(root, job.sources(), [*columns], steps, job.staging, target.id_column, rows_per_block, target.directory)
+        book = journal.opened()
+        earlier = job.sealed_rows()
+        with progress.followed(target.directory, job.total, lambda: earlier + job.staged_rows(), _price(steps, book)):
+            execute(plan, book)
+        job.seal_complete()
+    return job.checked()
+
+
+def _price(steps: Sequence[Step | Through], book: Any) -> progress.Price | None:
+    """Of the dearest pool."""
+    prices = [step.actors.dollars_per_hour for step in steps if isinstance(step, Step) and step.actors and step.actors.dollars_per_hour]
+    return progress.Price(max(prices), lambda: journal.working(book)) if prices else None
+
+
+class Job:
+    """What is to be done, and how much of it is."""
+
+    def __init__(self, root: Root, stage: Stage, source: str, target: Door) -> None:
+        self.root = root
+        self.source = source
+        self.target = target
+        self.staging = f"{stage.staging}/{target.directory}"
+        self.expected = {shard: rows_of(root, f"{source}/{shard_name(shard)}") for shard in sealed_shards(root, source)}
+        self.total = sum(self.expected.values())
+        self._staged: dict[str, int] = {}  # rows of the staging files seen so far
+
+    def unsealed(self) -> list[int]:
+        sealed = set(sealed_shards(self.root, self.target.directory))
+        return [shard for shard in self.expected if shard not in sealed]
+
+    def sealed_rows(self) -> int:
+        return self.total - sum(self.expected[shard] for shard in self.unsealed())
+
+    def sources(self) -> list[str]:
+        return [self.root.path(f"{self.source}/{shard_name(shard)}") for shard in self.unsealed()]
+
+    def staged_rows(self, below: str = "") -> int:
+        """Rows that lie in staging, doubles included; each file's footer is read once."""
+        paths = self.root.files(f"{self.staging}/rows{below}")
+        for path in paths:
+            if path not in self._staged:
+                rows = whole_rows(self.root, path)
+                if rows is not None:
+                    self._staged[path] = rows
+        return sum(self._staged.get(path, 0) for path in paths)
+
+    def seal_complete(self) -> None:
+        """Seal every shard whose staging holds all its rows; on the cluster, for the bytes need not pass the driver."""
+        ready = [shard for shard in self.unsealed() if self.staged_rows(f"/shard={shard}") >= self.expected[shard]]
+        if not ready:
+            return
+        connect()
+        running: list[Any] = []
+        for shard in ready:
+            if len(running) == SEALS_AT_ONCE:
+                done, running = ray.wait(running, num_returns=1)
+                ray.get(done)
+            running.append(_seal_shard.remote(self.root, f"{self.staging}/rows/shard={shard}", self.target, shard, self.expected[shard]))
+        ray.get(running)
+
+    def checked(self) -> dict[str, int]:
+        """File name -> rows of all that is sealed, after comparing it with what was read."""
+        names = [shard_name(shard) for shard in sealed_shards(self.root, self.target.directory) if shard in self.expected]
+        sealed = {name: rows_of(self.root, f"{self.target.directory}/{name}") for name in names}
+        cure = (
+            f"run the same command again; if this repeats, the record of finished rows does not fit the rows in {self.root.path(self.staging)}: "
+            "remove that folder and run once more"
+        )
+        check_rows(self.root.path(self.target.directory), sum(self.expected.values()), sum(sealed.values()), cure)
+        return sealed
+
+
+def rows_of(root: Root, path: str) -> int:
+    """Rows of a Parquet file, from its footer."""
+    with pq.ParquetFile(root.path(path), filesystem=root.filesystem) as file:
+        return int(file.metadata.num_rows)
+
+
+def whole_rows(root: Root, path: str) -> int | None:
+    """Rows of a staging file; None while it is being written, or where a kill cut it short."""
+    try:
+        return rows_of(root, path)
+    except (pa.ArrowException, OSError):
+        return None
+
+
+@ray.remote(num_cpus=1)
+def _seal_shard(root: Root, place: str, target: Door, shard: int, expected: int) -> None:
+    """Seal one shard if its staging holds all its rows, each once or more often, and remove that staging."""
+    columns = [name for name in target.schema.names if name != "shard"]
+    nothing = pa.schema([target.schema.field(name) for name in columns]).empty_table()  # a shard may be empty
+    parts = [root.read_table(path, columns=columns).select(columns) for path in root.files(place) if whole_rows(root, path) is not None]
+    table = pa.concat_tables([nothing, *parts], promote_options="permissive")
+    if len(pc.unique(table.column(target.id_column))) < expected:  # doubles made it look complete
+        return
+    table = table.append_column("shard", pa.repeat(pa.scalar(shard, pa.int32()), table.num_rows))
+    seal(root, target.directory, shard, table, target.schema, target.id_column, target.row_group_rows, target.order)
+    root.delete(place)
