@@ -2,7 +2,7 @@
 sha256 of its weights.
 
 What a part's own card or paper states is repeated with its source and not checked; what nobody states is "unknown". A person may declare more
-(`components.captioner.license=...`), and is then named as the one who says so.
+(`components.vae.license=...`, `components.captioner.NAME.license=...`), and is then named as the one who says so.
 """
 
 import hashlib
@@ -16,10 +16,9 @@ from typing import Any, Literal
 import yaml
 
 from ccray import licenses, storage
-from ccray.config import Commercial, Recipe, Terms
+from ccray.config import IMPORTED, Commercial, Family, Recipe, Terms, trained_captions
 from ccray.interfaces import Refused
 
-SHIPPED = "source:"  # caption.model of captions that no model of ours wrote
 UNKNOWN = "unknown"
 SHAPES_DATA = "pictures of ccray's shapes world, drawn by its own code (CC0); no held-out combination among them"
 Role = Literal["captioner", "vae", "text_encoder", "start_from", "filters"]
@@ -32,12 +31,18 @@ ROLES: dict[str, tuple[Role, ...]] = {
     "evaluate": (),
     "publish": ("filters", "captioner", "vae", "text_encoder", "start_from"),
 }
-SETTINGS: dict[Role, str] = {
-    "captioner": "caption.model",
+SETTINGS: dict[Role, str] = {  # of a captioner it is caption.NAME.model
     "vae": "encode.model",
     "text_encoder": "text.model",
     "start_from": "train.start_from",
     "filters": "catalog.filters",
+}
+CLASSES: dict[Family, str] = {  # of transformers; what a captioner's model is loaded as
+    "blip2": "Blip2ForConditionalGeneration",
+    "florence2": "Florence2ForConditionalGeneration",
+    "chat": "AutoModelForImageTextToText",
+    "translate": "AutoModelForSeq2SeqLM or AutoModelForCausalLM",
+    "vllm": "vLLM",
 }
 COMMERCIAL_POLICIES: tuple[licenses.Policy, ...] = ("commercial", "permissive")
 
@@ -88,6 +93,30 @@ HUB: dict[str, Origin] = {
 
 
 @dataclass(frozen=True)
+class Part:
+    """A pretrained part as a recipe takes it."""
+
+    role: Role
+    reference: str  # into the hub, this disk, an S3 store or the package
+    name: str | None = None  # of a captioner
+
+    @property
+    def setting(self) -> str:
+        """The key of the recipe that names its model."""
+        return SETTINGS[self.role] if self.name is None else f"caption.{self.name}.model"
+
+    @property
+    def terms(self) -> str:
+        """The section of the recipe in which a person may declare its terms."""
+        return f"components.{self.role}" if self.name is None else f"components.{self.role}.{self.name}"
+
+    @property
+    def label(self) -> str:
+        """As people read it in a sentence."""
+        return self.role.replace("_", " ") if self.name is None else f"{self.role.replace('_', ' ')} {self.name}"
+
+
+@dataclass(frozen=True)
 class Component:
     """One part. `folder` is where it lies in the published folder, None for a part that was used but is not in it."""
 
@@ -103,32 +132,38 @@ class Component:
     revision: str | None = None  # commit on the hub, where this machine's cache knows it
     commercial: Commercial = "unknown"
     note: str = ""
+    name: str | None = None  # of a captioner, or of the table of captions that the source ships
+    language: str | None = None  # of a captioner's captions, BCP 47
 
 
 def check(recipe: Recipe, stage: str) -> None:
     """Whether the policy lets a stage use the pretrained parts that it needs.
 
     Raises:
-        Refused: under a commercial policy, when a part may not be used commercially, or nobody says that it may and
-            `allow_unknown_components` is not set; the part, its licence, who states it, and what to do are named.
+        Refused: when terms are declared of a captioner that the recipe does not have; under a commercial policy, when a part may not be used
+            commercially, or nobody says that it may and `allow_unknown_components` is not set; the part, its licence, who states it, and what to do
+            are named.
     """
+    strangers = [name for name in recipe.components.captioner if name not in recipe.caption]
+    if strangers:
+        raise Refused(f"components.captioner.{strangers[0]} declares terms of no captioner: expected one of {', '.join(recipe.caption) or 'none'}")
     policy = recipe.train.policy or recipe.catalog.policy
     if policy not in COMMERCIAL_POLICIES:
         return
-    for role, reference in used(recipe, ROLES[stage]):
-        origin = origin_in(recipe, role, reference)
+    for part in used(recipe, ROLES[stage]):
+        origin = origin_in(recipe, part)
         if origin.commercial == "no" or (origin.commercial == "unknown" and not recipe.allow_unknown_components):
-            storage.require_model(SETTINGS[role], reference)  # of what is not there nobody can say anything
-            raise Refused(_refusal(role, reference, origin, policy))
+            storage.require_model(part.setting, part.reference)  # of what is not there nobody can say anything
+            raise Refused(_refusal(part, origin, policy))
 
 
-def _refusal(role: Role, reference: str, origin: Origin, policy: str) -> str:
+def _refusal(part: Part, origin: Origin, policy: str) -> str:
     verdict = "may not be used commercially" if origin.commercial == "no" else "is not known to allow commercial use"
     note = f"; {origin.note}" if origin.note else ""
-    cure = f"use another, or policy noncommercial; where you know better, declare components.{role}.license=... or components.{role}.commercial=yes"
+    cure = f"use another, or policy noncommercial; where you know better, declare {part.terms}.license=... or {part.terms}.commercial=yes"
     unknown = ", or accept it with allow_unknown_components=true, which the model card then says" if origin.commercial == "unknown" else ""
     return (
-        f"the {role.replace('_', ' ')} {reference} {verdict}, which policy {policy} asks for: licence {origin.license}, "
+        f"the {part.label}, {part.reference}, {verdict}, which policy {policy} asks for: licence {origin.license}, "
         f"stated by {origin.stated_by}{note}: {cure}{unknown}"
     )
 
@@ -136,10 +171,8 @@ def _refusal(role: Role, reference: str, origin: Origin, policy: str) -> str:
 def allowance(recipe: Recipe) -> str | None:
     """For the model card: which parts of unknown terms a commercial policy let through, and on whose word; None when there are none."""
     policy = recipe.train.policy or recipe.catalog.policy
-    found = [(role, ref, origin_in(recipe, role, ref)) for role, ref in used(recipe, ROLES["publish"])]
-    unknown = [
-        f"{role.replace('_', ' ')} `{public_name(ref)}` ({one.note or one.license})" for role, ref, one in found if one.commercial == "unknown"
-    ]
+    found = [(part, origin_in(recipe, part)) for part in used(recipe, ROLES["publish"])]
+    unknown = [f"{part.label} `{public_name(part.reference)}` ({one.note or one.license})" for part, one in found if one.commercial == "unknown"]
     if policy not in COMMERCIAL_POLICIES or not unknown:
         return None
     return (
@@ -148,24 +181,24 @@ def allowance(recipe: Recipe) -> str | None:
     )
 
 
-def used(recipe: Recipe, roles: Sequence[Role]) -> Iterator[tuple[Role, str]]:
-    """The pretrained parts that a recipe takes for some roles, as references into the hub, this disk or the package."""
+def used(recipe: Recipe, roles: Sequence[Role]) -> Iterator[Part]:
+    """The pretrained parts that a recipe takes for some roles; of several captioners each, translators too."""
     start = recipe.train.start_from
-    found: dict[Role, list[str]] = {
-        "filters": [one.model for one in recipe.catalog.filters],
-        "captioner": [] if recipe.caption.model.startswith(SHIPPED) else [recipe.caption.model],
-        "vae": [_reference(recipe.encode.model, recipe.encode.subfolder)],
-        "text_encoder": [] if start else [_reference(recipe.text.model, recipe.text.subfolder)],
-        "start_from": [start] if start else [],
+    found: dict[Role, list[Part]] = {
+        "filters": [Part("filters", one.model) for one in recipe.catalog.filters],
+        "captioner": [Part("captioner", one.model, name) for name, one in recipe.caption.items()],
+        "vae": [Part("vae", _reference(recipe.encode.model, recipe.encode.subfolder))],
+        "text_encoder": [] if start else [Part("text_encoder", _reference(recipe.text.model, recipe.text.subfolder))],
+        "start_from": [Part("start_from", start)] if start else [],
     }
     for role in roles:
-        yield from ((role, reference) for reference in found[role])
+        yield from found[role]
 
 
-def origin_in(recipe: Recipe, role: Role, reference: str) -> Origin:
+def origin_in(recipe: Recipe, part: Part) -> Origin:
     """What is stated of a part, with what the recipe declares laid over it."""
-    terms: Terms = getattr(recipe.components, role)
-    return _declared(origin_of(reference), terms, f"components.{role} of the recipe")
+    declared = recipe.components.captioner.get(part.name or "", Terms()) if part.role == "captioner" else getattr(recipe.components, part.role)
+    return _declared(origin_of(part.reference), declared, f"{part.terms} of the recipe")
 
 
 def _declared(origin: Origin, terms: Terms, who: str) -> Origin:
@@ -197,14 +230,14 @@ def note_of(license: str) -> str:
     return RAIL_NOTE if RAIL.search(license.lower()) and commercial_by(license) == "yes" else ""
 
 
-def list_components(recipe: Recipe, folder: Path, learned_from: str, captioner_digest: str | None) -> list[Component]:
-    """The parts of a diffusers folder that `recipe` made, and the captioner that described its images.
+def list_components(recipe: Recipe, folder: Path, learned_from: str, captioner_digests: Mapping[str, str | None]) -> list[Component]:
+    """The parts of a diffusers folder that `recipe` made, and the captioners that described its images.
 
     Args:
         recipe: says which pretrained parts were taken.
         folder: the diffusers folder.
         learned_from: the denoiser's training data, in words.
-        captioner_digest: sha256 of the captioner's weights, where they are known.
+        captioner_digests: captioner -> sha256 of its weights, where they are known.
     """
     index: Mapping[str, Any] = json.loads((folder / "model_index.json").read_text())
     start = recipe.train.start_from
@@ -215,18 +248,20 @@ def list_components(recipe: Recipe, folder: Path, learned_from: str, captioner_d
         _denoiser(recipe, folder, part, index[part][1], learned_from),
         _packed(recipe, "vae", folder, index["vae"][1], vae_source),
         _packed(recipe, "text_encoder", folder, index["text_encoder"][1], text_source),
-        *describers(recipe, captioner_digest),
+        *describers(recipe, captioner_digests),
     ]
 
 
-def describers(recipe: Recipe, captioner_digest: str | None) -> list[Component]:
-    """The models that described or judged the images; none of them is in a published folder."""
-    return [_captioner(recipe, captioner_digest), *_filters(recipe)]
+def describers(recipe: Recipe, captioner_digests: Mapping[str, str | None]) -> list[Component]:
+    """What described or judged the images: the captioners, tables of the source's captions that training draws from, the filters; none of them
+    is in a published folder."""
+    captioners = [_captioner(recipe, part, captioner_digests.get(part.name or "")) for part in used(recipe, ["captioner"])]
+    return [*captioners, *(_shipped(name) for name in trained_captions(recipe) if name.startswith(IMPORTED)), *_filters(recipe)]
 
 
 def _denoiser(recipe: Recipe, folder: Path, part: str, kind: str, learned_from: str) -> Component:
     start = recipe.train.start_from
-    before = origin_in(recipe, "start_from", start) if start else None
+    before = origin_in(recipe, Part("start_from", start)) if start else None
     data = learned_from if before is None else f"{learned_from}; before that, in {public_name(start or '')}: {before.training_data}"
     source = (
         f"continued here from {public_name(start or '')} (licence: {before.license})"
@@ -253,26 +288,27 @@ def _denoiser(recipe: Recipe, folder: Path, part: str, kind: str, learned_from: 
 def _packed(recipe: Recipe, role: Literal["vae", "text_encoder"], folder: Path, kind: str, source: str) -> Component:
     """A part that lies in the published folder."""
     start = recipe.train.start_from
-    origin = origin_in(recipe, role, source)
+    origin = origin_in(recipe, Part(role, source))
     if start and origin.license == UNKNOWN:
-        origin = origin_in(recipe, "start_from", start)
+        origin = origin_in(recipe, Part("start_from", start))
     return _component(role, role, kind, source, origin, folder / role)
 
 
-def _captioner(recipe: Recipe, digest: str | None) -> Component:
-    source = recipe.caption.model
-    if source.startswith(SHIPPED):
-        column = source.removeprefix(SHIPPED)
-        return Component(
-            "captioner", None, "none", f"captions that the images' source ships, column {column}", "that of the source", "none", "the source"
-        )
-    one = _component("captioner", None, "Blip2ForConditionalGeneration", source, origin_in(recipe, "captioner", source), _on_disk(source))
+def _captioner(recipe: Recipe, part: Part, digest: str | None) -> Component:
+    config = recipe.caption[part.name or ""]
+    one = _component("captioner", None, CLASSES[config.family], part.reference, origin_in(recipe, part), _on_disk(part.reference))
+    one = replace(one, name=part.name, language=config.language)
     return one if one.sha256 or not digest else replace(one, sha256={"weights": digest})
+
+
+def _shipped(table: str) -> Component:
+    source = f"captions that the images' source ships, column {table.removeprefix(IMPORTED)}"
+    return Component("captioner", None, "none", source, "that of the source", "none", "the source", name=table)
 
 
 def _filters(recipe: Recipe) -> list[Component]:
     return [
-        _component(f"filter_{one.name}", None, "image classifier", one.model, origin_in(recipe, "filters", one.model), _on_disk(one.model))
+        _component(f"filter_{one.name}", None, "image classifier", one.model, origin_in(recipe, Part("filters", one.model)), _on_disk(one.model))
         for one in recipe.catalog.filters
     ]
 
@@ -299,7 +335,9 @@ def _reference(model: str, subfolder: str | None) -> str:
 
 
 def public_name(reference: str) -> str:
-    """A model or source as the world may read it: a path of the machine that made the model is cut down to its last name."""
+    """A model or source as the world may read it: a path of the machine that made the model, or of a store, is cut down to its last name."""
+    if reference.startswith("s3://"):
+        return f"a folder in an S3 store, {reference.rstrip('/').rpartition('/')[2]}"
     kind, _, place = reference.partition(":")
     if re.fullmatch("[a-z0-9]+", kind) and "/" in place and not place.startswith(("//", " ")):  # folder:, yfcc100m:, ..., not https://
         return f"{kind}:{Path(place).name}"
