@@ -42,3 +42,4 @@ class Reject(StrEnum):
     BLOCKED_PATH = "blocked_path"  # leads out of the source's folder
     NO_IMAGE = "no_image"  # the row names none
     MALFORMED_ROW = "malformed_row"
+    WORKER_DIED = "worker_died"  # twice alone, on this row

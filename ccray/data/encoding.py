@@ -43,6 +43,10 @@ class EncodeImages:
                 del latents[row]
         return self._answer(batch, latents, statuses)
 
+    def given_up(self, batch: Batch, why: str) -> Batch:
+        """Rows whose pictures end the process."""
+        return self._answer(batch, {}, as_objects([why] * len(batch["key"])))
+
     def _encoded(self, pixels: np.ndarray) -> list[Latent]:
         """Pixels (N H W 3) to latents, the batch padded to the fixed width with its last picture."""
         padding = np.repeat(pixels[-1:], self._config.batch_size - len(pixels), axis=0)

@@ -18,7 +18,8 @@ from ccray.config import Recipe
 from ccray.governance import holding
 from ccray.interfaces import Refused
 from ccray.schema import hex_key
-from ccray.sharded import Door, _Job
+from ccray.sharded import Door
+from ccray.sharded.mapping import Job
 from ccray.storage import Root, shard_name
 from ccray.takedowns import taken_down
 from tests.governance import governed
@@ -145,7 +146,7 @@ def test_what_waits_to_be_sealed_is_purged_and_the_run_can_go_on(root: Root) -> 
     assert found_in(root) >= {"bytes 13", "caption 13", "bytes 0"}
     run(root, LIST, purge=True)
     assert found_in(root) == set()
-    job = _Job(root, storage.stage_of(recipe, "caption"), "catalog", Door(CAPTIONS, schema.CAPTIONS, "key"))
+    job = Job(root, storage.stage_of(recipe, "caption"), "catalog", Door(CAPTIONS, schema.CAPTIONS, "key"))
     assert job.unsealed() == [1]
     assert job.staged_rows("/shard=1") == job.expected[1] == 11
     staged = root.read_table(f"{job.staging}/rows/shard=1/block.parquet").append_column("shard", pa.repeat(pa.scalar(1, pa.int32()), 11))

@@ -14,7 +14,7 @@ from ccray.data.encoding import EncodeImages
 from ccray.data.pictures.pixels import LoadPixels, read_images, square_view
 from ccray.interfaces import Refused
 from ccray.models.autoencoder import Autoencoder
-from ccray.sharded import to_table
+from ccray.sharded.working import to_table
 from ccray.stages import encode
 from ccray.storage import Root
 from tests.conftest import Corridor

@@ -55,6 +55,12 @@ class FetchImages:
         columns = {name: as_objects([row.get(name) for row in rows]) for name in schema.IMAGES.names}
         return columns | {"row_id": batch["row_id"], "shard": batch["shard"]}
 
+    def given_up(self, batch: Batch, why: str) -> Batch:
+        """Rows whose images end the process."""
+        row = _row_of(Unusable(Reject.WORKER_DIED, why))
+        columns = {name: as_objects([row.get(name)] * len(batch["row_id"])) for name in schema.IMAGES.names}
+        return columns | {"row_id": batch["row_id"], "shard": batch["shard"]}
+
     def close(self) -> None:
         """End the decoding process and the downloads. A worker that is simply dropped loses both with its own process."""
         self._examiner.close()

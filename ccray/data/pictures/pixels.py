@@ -49,6 +49,11 @@ class LoadPixels:
         names = [name for name in PIXELS.names if name not in ("key", "shard")]
         return {"key": batch["key"], "shard": batch["shard"]} | {name: as_objects([row.get(name) for row in rows]) for name in names}
 
+    def given_up(self, batch: Batch, why: str) -> Batch:
+        """Rows whose bytes end the process that decodes them."""
+        nothing = {name: as_objects([None] * len(batch["key"])) for name in PIXELS.names}
+        return nothing | {"key": batch["key"], "shard": batch["shard"], "status": as_objects([why] * len(batch["key"]))}
+
     def _row(self, key: int, data: bytes | None) -> dict[str, Any]:
         if key in self._taken_down:
             return {"status": TAKEN_DOWN}

@@ -17,7 +17,7 @@ from ccray.data.fetching.worker import Cells, FetchImages
 from ccray.data.listing import open_source, shards
 from ccray.interfaces import Failed, Refused
 from ccray.shapes.world import caption, train_scene
-from ccray.sharded import to_batch, to_table
+from ccray.sharded.working import to_batch, to_table
 from ccray.storage import Root
 
 FILES = ["a.png", "b.png", "sub/c.png", "sub/d.png"]
