@@ -7,27 +7,24 @@ process below it is added up several times a second. Pages of Ray's object store
 import io
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 from PIL import Image
+
+from benchmarks.memory import peak_mib
 
 ROWS = int(os.environ.get("CCRAY_MEMORY_ROWS", "600"))
 TIMES = 10
 ROWS_PER_SHARD = 64  # so that the smaller run, too, has more shards than Ray has processes to seal them: it is rows that are compared, not processes
 SIZE_PX = (640, 480)
-EVERY_SECONDS = 0.25
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        small = peak_mib(Path(folder) / "small", ROWS)
-        large = peak_mib(Path(folder) / "large", ROWS * TIMES)
+        small = peak_of(Path(folder) / "small", ROWS)
+        large = peak_of(Path(folder) / "large", ROWS * TIMES)
     print(
         json.dumps(
             {
@@ -42,32 +39,15 @@ def main() -> None:
     )
 
 
-def peak_mib(folder: Path, rows: int) -> float:
-    """Catalogue `rows` new pictures; the largest sum of private memory seen, in MiB."""
+def peak_of(folder: Path, rows: int) -> float:
+    """Catalogue `rows` new pictures; the peak in MiB."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True)
     for number in range(rows):
         (pictures / f"{number:06d}.jpg").write_bytes(picture(number))
-    command = [sys.executable, "-m", "ccray", "catalog", "--recipe", "tiny", "--root", str(folder / "root")]
-    command += [
-        "--source",
-        f"folder:{pictures}",
-        "--license",
-        "CC0-1.0",
-        "resources.catalog.min_actors=2",
-        f"catalog.rows_per_shard={ROWS_PER_SHARD}",
-    ]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
-    began = time.monotonic()
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, private_mib(process.pid))
-            time.sleep(EVERY_SECONDS)
-    assert process.returncode == 0, (folder / "log").read_text()[-3000:]
-    print(f"{rows} rows: {peak:.0f} MiB, {rows / (time.monotonic() - began):.0f} rows/s with start", file=sys.stderr)
-    return peak
+    words = ["catalog", "--recipe", "tiny", "--root", str(folder / "root"), "--source", f"folder:{pictures}", "--license", "CC0-1.0"]
+    words += ["resources.catalog.min_actors=2", f"catalog.rows_per_shard={ROWS_PER_SHARD}"]
+    return peak_mib(words, folder / f"{rows} rows")
 
 
 def picture(number: int) -> bytes:
@@ -76,22 +56,6 @@ def picture(number: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(coarse).resize(SIZE_PX, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
     return stream.getvalue()
-
-
-def private_mib(pid: int) -> float:
-    """RssAnon of a process and all below it."""
-    try:
-        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0.0
-    total = 0
-    for process in processes:
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
-    return total / 1024
 
 
 if __name__ == "__main__":

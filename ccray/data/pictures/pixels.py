@@ -32,14 +32,21 @@ TAKEN_DOWN = "taken_down"
 WHOLE_PICTURE_PX = 2048  # longer side of a picture that is handed to a model as it is: a batch of any pictures then fits in memory
 
 
+def with_columns(carried: tuple[str, ...]) -> pa.Schema:
+    """`PIXELS`, and columns of text that are carried beside them."""
+    return pa.schema([*PIXELS, *((name, pa.string()) for name in carried)])
+
+
 class LoadPixels:
     """Rows with `key` and `shard` -> rows of `PIXELS`: bytes from `images/`, decoded and cut to what the model looks at."""
 
-    def __init__(self, root: Root, view: View, taken_down: frozenset[int] = frozenset()) -> None:
-        """`view` cuts and resizes the upright picture and says which part of it is left; images in `taken_down` are not opened."""
+    def __init__(self, root: Root, view: View, taken_down: frozenset[int] = frozenset(), carried: tuple[str, ...] = ()) -> None:
+        """`view` cuts and resizes the upright picture and says which part of it is left; images in `taken_down` are not opened; columns in
+        `carried` are handed on as they are (`with_columns` has the schema)."""
         self._root = root
         self._view = view
         self._taken_down = taken_down
+        self._carried = carried
 
     def __call__(self, batch: Batch) -> Batch:
         received: dict[int, bytes] = {}
@@ -47,12 +54,15 @@ class LoadPixels:
             received |= read_images(self._root, int(shard), batch["key"][batch["shard"] == shard])
         rows = [self._row(int(key), received.get(int(key))) for key in batch["key"]]
         names = [name for name in PIXELS.names if name not in ("key", "shard")]
-        return {"key": batch["key"], "shard": batch["shard"]} | {name: as_objects([row.get(name) for row in rows]) for name in names}
+        return self._known(batch) | {name: as_objects([row.get(name) for row in rows]) for name in names}
+
+    def _known(self, batch: Batch) -> Batch:
+        return {name: batch[name] for name in ("key", "shard", *self._carried)}
 
     def given_up(self, batch: Batch, why: str) -> Batch:
         """Rows whose bytes end the process that decodes them."""
         nothing = {name: as_objects([None] * len(batch["key"])) for name in PIXELS.names}
-        return nothing | {"key": batch["key"], "shard": batch["shard"], "status": as_objects([why] * len(batch["key"]))}
+        return nothing | self._known(batch) | {"status": as_objects([why] * len(batch["key"]))}
 
     def _row(self, key: int, data: bytes | None) -> dict[str, Any]:
         if key in self._taken_down:
