@@ -263,7 +263,7 @@ def words() -> tuple[str, ...]:
 def japanese_words() -> tuple[str, ...]:
     """Every piece that a Japanese caption is made of, sorted; a caption falls into them in one way."""
     names = [name for kind in JAPANESE.values() for name in kind.values()]
-    return tuple(sorted({*names, "背景の", "に", "が", "、", "ある。"}))
+    return tuple(sorted({*names, "背景の", "に", "が", "、", "ある", "。"}))
 
 
 def _any_of(name: str, options: tuple[str, ...]) -> str:
