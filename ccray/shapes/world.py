@@ -323,7 +323,8 @@ def parse(text: str, language: str = "en") -> Scene | None:
 
 
 def _thing(grammar: _Grammar, found: re.Match[str]) -> Thing:
-    return Thing(*(_name(grammar, found, kind) for kind in ("colour", "shape", "size", "place")))
+    colour, shape, size, place = (_name(grammar, found, kind) for kind in ("colour", "shape", "size", "place"))
+    return Thing(colour, shape, size, place)
 
 
 def _name(grammar: _Grammar, found: re.Match[str], kind: str) -> str:

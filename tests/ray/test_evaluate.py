@@ -53,6 +53,9 @@ def test_metrics(evaluated: tuple[Root, Recipe]) -> None:
     assert figures["ceiling"]["colour"] > 0.9  # the shipped VAE
     assert 0 <= figures["caption_exact_match"] <= 1
     assert figures["captions_compared"] == 96
+    own = figures["captioners"]["shapes-blip2"]
+    assert (own["exact_match"], own["rows"]) == (figures["caption_exact_match"], 96)
+    assert own["all"] >= own["exact_match"]
     assert figures["reference_images"] == 20
     for name in ("brief", "untrained", "real"):
         assert math.isfinite(figures["distances"][name]["frechet_distance"])
@@ -96,6 +99,7 @@ def test_sheet_and_page(evaluated: tuple[Root, Recipe]) -> None:
     assert sheet.width > 1000
     page = root.read("evaluation/report.html").decode()
     assert "data:image/png;base64," in page
+    assert "<th>shapes-blip2</th>" in page
     assert "http" not in page.replace("data:image", "")
 
 
