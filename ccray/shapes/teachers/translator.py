@@ -1,7 +1,7 @@
 """The translator: a Marian of 170,000 weights that turns the world's English captions into its Japanese ones.
 
 Same classes and same calls as the Marian models that translate real captions: an encoder of words, a decoder of words, greedy.
-Generate with `max_new_tokens` of at least `MAX_NEW_TOKENS`: the longest caption has 17 pieces, then the end.
+Generate with `max_new_tokens` of at least 18: the longest caption has 17 pieces, then the end.
 """
 
 import time
