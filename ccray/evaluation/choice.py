@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from ccray import storage, takedowns
 from ccray.storage import Root
 
+OK = "ok"  # status of a caption with which nothing is wrong
 # The two halves of the real images: what every set is compared with, and the set whose distance is the floor.
 REFERENCE, REAL = "reference", "real"
 CHOSEN = np.dtype([("training", "?"), ("key", "<i8"), ("shard", "<i4")])

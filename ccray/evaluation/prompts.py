@@ -114,27 +114,52 @@ def held_out(seed: int, count: int) -> list[Prompt]:
     return [Prompt(f"{seed}-{index}", world.caption(scene), "en", categories[len(scene.things)]) for index, scene in enumerate(scenes)]
 
 
-def of_captions(root: Root, catalog: str, captions: str, count: int) -> list[Prompt]:
-    """Captions of up to `count` images, those of the validation split first; ids are the images' keys in hex, categories their splits.
+def of_captions(root: Root, catalog: str, tables: Mapping[str, str], count: int) -> list[Prompt]:
+    """Captions of up to `count` images, those of the validation split first; categories are the images' splits.
+
+    Of several tables each image gives one caption: the tables take turns, so that every language is asked for, and where one has no good caption of
+    an image the next is asked. Ids are the images' keys in hex; of several tables "KEY-TABLE".
+
+    Args:
+        root: where the tables lie.
+        catalog: the catalog's directory under the root.
+        tables: name -> directory under the root, of captions.
+        count: the most images.
 
     Raises:
-        Refused: when no image has a caption.
+        Refused: when no image has a caption whose status is "ok".
     """
     chosen = choice.images(root, catalog, count)
+    turns = {int(key): number for number, key in enumerate(chosen["key"])}
     prompts = []
     for shard in np.unique(chosen["shard"]):
         training = {int(row["key"]): bool(row["training"]) for row in chosen[chosen["shard"] == shard]}
-        rows = root.read_table(
-            f"{captions}/{storage.shard_name(shard)}", columns=["key", "caption", "language"], filters=pc.field("key").isin([*training])
-        )
-        prompts += [
-            Prompt(hex_key(row["key"]), row["caption"], row["language"], "train" if training[row["key"]] else "validation")
-            for row in rows.to_pylist()
-            if row["caption"]
-        ]
+        found = {name: _good_captions(root, directory, int(shard), [*training]) for name, directory in tables.items()}
+        for key in sorted(training):
+            name = _table_of_turn(found, key, turns[key])
+            if name is not None:
+                category = "train" if training[key] else "validation"
+                prompts.append(Prompt(hex_key(key) + (f"-{name}" if len(tables) > 1 else ""), *found[name][key], category))
     if not prompts:
-        raise Refused(f"no image of {root.path(catalog)} has a caption in {root.path(captions)}: name a file of prompts, evaluate.prompts=FILE")
+        places = ", ".join(map(root.path, tables.values()))
+        raise Refused(f"no image of {root.path(catalog)} has a caption in {places}: name a file of prompts, evaluate.prompts=FILE")
     return prompts
+
+
+def _good_captions(root: Root, captions: str, shard: int, keys: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Key -> caption and its language, of one shard's images that have one with which nothing is wrong."""
+    path = f"{captions}/{storage.shard_name(shard)}"
+    if not root.exists(path):  # a source ships captions for some images only
+        return {}
+    wanted = pc.field("key").isin(keys) & (pc.field("status") == choice.OK)
+    rows = root.read_table(path, columns=["key", "caption", "language"], filters=wanted).to_pylist()
+    return {row["key"]: (row["caption"], row["language"] or "und") for row in rows if row["caption"]}
+
+
+def _table_of_turn(found: Mapping[str, Mapping[int, object]], key: int, turn: int) -> str | None:
+    names = [*found]
+    first = turn % len(names)
+    return next((name for name in names[first:] + names[:first] if key in found[name]), None)
 
 
 def table(prompts: Iterable[Prompt], seed: int, rows_per_shard: int) -> pa.Table:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ccray.config import Recipe
+from ccray.config import Recipe, trained_captions
 from ccray.evaluation import fidelity, metrics, report
 from ccray.evaluation.choice import REAL, REFERENCE
-from ccray.evaluation.definitions import DEFINITIONS
+from ccray.evaluation.definitions import CAPTIONERS, DEFINITIONS
 from ccray.evaluation.fidelity import FIELDS, Judged
 from ccray.evaluation.metrics import FeatureSums
 from ccray.evaluation.report import Card, Figures, Pixels
@@ -41,8 +41,9 @@ class Drawn:
 
 
 def judge(prompt: str, picture: Pixels) -> Judged | None:
-    """The oracle's judgement of a picture (uint8, H W 3), or None for a prompt that is no sentence of the shapes world."""
-    scene = world.parse(prompt)
+    """The oracle's judgement of a picture (uint8, H W 3), or None for a prompt that is no sentence of the shapes world in any of its languages."""
+    scenes = (world.parse(prompt, language) for language in world.LANGUAGES)
+    scene = next((scene for scene in scenes if scene is not None), None)
     return None if scene is None else Judged(oracle.read(picture), scene)
 
 
@@ -104,7 +105,9 @@ def settings(recipe: Recipe, drawn: Drawn, size_px: tuple[int, int]) -> dict[str
 def _own_prompts(recipe: Recipe) -> str:
     if recipe.catalog.source == "shapes":
         return f"held-out scenes of the shapes world, seed {recipe.evaluate.seed}"
-    return "captions of the catalog's images, the validation split first"
+    tables = trained_captions(recipe)
+    whose = f" by {', '.join(tables)} in turn" if len(tables) > 1 else ""
+    return f"captions of the catalog's images{whose}, the validation split first"
 
 
 def cards(drawn: Drawn, pictures: Sequence[Pixels]) -> list[Card]:
@@ -143,9 +146,8 @@ def written(figures: Mapping[str, Any], shown: Sequence[Card]) -> tuple[bytes, s
 def tables(figures: Mapping[str, Any]) -> list[Figures]:
     """The page's tables."""
     made = []
-    if "caption_exact_match" in figures:
-        rows = (("caption_exact_match", (figures["caption_exact_match"],)), ("captions compared", (figures["captions_compared"],)))
-        made.append(Figures("Captions", DEFINITIONS["caption_exact_match"], ("",), rows))
+    if figures.get("captioners"):
+        made.append(_captions_table(figures["captioners"]))
     if "prompt_fidelity" in figures:
         made.append(_fidelity_table(figures))
     distances = {name: values for name, values in figures["distances"].items() if values}
@@ -160,6 +162,12 @@ def tables(figures: Mapping[str, Any]) -> list[Figures]:
         )
     )
     return made
+
+
+def _captions_table(captioners: Mapping[str, Mapping[str, float | int]]) -> Figures:
+    columns = ("exact_match", *FIELDS, "flagged", "rows")
+    rows = tuple((name, tuple(values[column] for column in columns)) for name, values in captioners.items())
+    return Figures("Captions", CAPTIONERS, columns, rows)
 
 
 def _fidelity_table(figures: Mapping[str, Any]) -> Figures:

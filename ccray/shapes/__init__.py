@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-# Folders vae, captioner and text, each for its library's from_pretrained; `python -m ccray.shapes.teachers` remakes them.
+# Folders vae, captioner, text and translator, each for its library's from_pretrained; `python -m ccray.shapes.teachers` remakes them.
 WEIGHTS = Path(__file__).parent / "weights"

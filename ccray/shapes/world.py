@@ -6,6 +6,8 @@ Scenes are drawn from (seed, index) by a hash, pictures by integer arithmetic, s
     train_scene(seed, index)  ->  Scene  ->  draw  ->  pixels
     held_out_scene(...)                  ->  caption  ->  words  ->  parse  ->  Scene without its jitter
 
+Captions are English or Japanese (`LANGUAGES`): the same scene in either, and no sentence is of both.
+
 One in six (colour, shape, size, place) combinations, those of `is_held_out_thing`, is kept out of all training scenes, those of one
 thing and those of two, while any three attributes of it occur together: a model that draws it has composed, not recalled.
 
@@ -49,6 +51,15 @@ PLACES: dict[str, tuple[int, int]] = {
     "at the bottom": (32, 49),
 }
 OPPOSITE_PLACES: tuple[tuple[str, str], ...] = (("on the left", "on the right"), ("at the top", "at the bottom"))
+# How Japanese names each, ready to stand before what it belongs to; NFC. 上部, not 上: 「背景の上に」 would be "on top of the background".
+JAPANESE: dict[str, dict[str, str]] = {
+    "colour": {"red": "赤い", "yellow": "黄色い", "green": "緑の", "cyan": "水色の", "blue": "青い", "purple": "紫の"},
+    "background": {"white": "白い", "grey": "灰色の", "black": "黒い", "brown": "茶色の"},
+    "shape": {"circle": "丸", "square": "四角", "triangle": "三角"},
+    "size": {"small": "小さな", "large": "大きな"},
+    "place": {"in the centre": "中央", "on the left": "左側", "on the right": "右側", "at the top": "上部", "at the bottom": "下部"},
+}
+LANGUAGES: tuple[str, ...] = ("en", "ja")
 
 UNITS = 64
 TWO_THINGS_PERCENT = 22
@@ -217,40 +228,107 @@ def phrase(thing: Thing) -> str:
     return f"a {thing.size} {thing.colour} {thing.shape} {thing.place}"
 
 
-def caption(scene: Scene) -> str:
-    """The one sentence for `scene`, e.g. "a large red circle on the left on a white background"; 11 or 19 lower-case words."""
+def _japanese_phrase(thing: Thing) -> str:
+    """What a Japanese caption says of one thing, e.g. 「左側に小さな赤い丸が」."""
+    names = JAPANESE
+    return f"{names['place'][thing.place]}に{names['size'][thing.size]}{names['colour'][thing.colour]}{names['shape'][thing.shape]}が"
+
+
+def _refuse_unknown(language: str) -> None:
+    if language not in LANGUAGES:
+        raise ValueError(f"the shapes world has no captions in language {language!r}: expected one of {', '.join(LANGUAGES)}")
+
+
+def caption(scene: Scene, language: str = "en") -> str:
+    """The one sentence for `scene`.
+
+    In English e.g. "a large red circle on the left on a white background"; 11 or 19 lower-case words. In Japanese e.g.
+    「白い背景の左側に大きな赤い丸がある。」, two things joined by 、 and no space anywhere.
+
+    Raises:
+        ValueError: for a language that is not one of LANGUAGES.
+    """
+    _refuse_unknown(language)
+    if language == "ja":
+        return f"{JAPANESE['background'][scene.background]}背景の{'、'.join(map(_japanese_phrase, scene.things))}ある。"
     return f"{' and '.join(map(phrase, scene.things))} on a {scene.background} background"
 
 
 def words() -> tuple[str, ...]:
-    """Every word that a caption can hold, sorted: the vocabulary of the teachers' tokenizers."""
+    """Every word that an English caption can hold, sorted: the vocabulary of the teachers' tokenizers."""
     sentence = " ".join((*COLOURS, *BACKGROUNDS, *SHAPES, *SIZES, *PLACES, "a and on background"))
     return tuple(sorted(set(sentence.split())))
+
+
+def japanese_words() -> tuple[str, ...]:
+    """Every piece that a Japanese caption is made of, sorted; a caption falls into them in one way."""
+    names = [name for kind in JAPANESE.values() for name in kind.values()]
+    return tuple(sorted({*names, "背景の", "に", "が", "、", "ある", "。"}))
 
 
 def _any_of(name: str, options: tuple[str, ...]) -> str:
     return f"(?P<{name}>{'|'.join(options)})"
 
 
-_THING = re.compile(
-    rf"a {_any_of('size', tuple(SIZES))} {_any_of('colour', tuple(COLOURS))} {_any_of('shape', SHAPES)} {_any_of('place', tuple(PLACES))}"
-)
-_SENTENCE = re.compile(rf"(?P<things>.+) on a {_any_of('background', tuple(BACKGROUNDS))} background")
+def _japanese_any_of(kind: str) -> str:
+    return _any_of(kind, tuple(JAPANESE[kind].values()))
 
 
-def parse(text: str) -> Scene | None:
-    """The scene without jitter that `text` describes, or None if it is not a sentence of `caption`.
+@dataclass(frozen=True)
+class _Grammar:
+    """How sentences of one language are taken apart; `names`: kind of attribute -> its word -> how Scene has it (nothing: as it is)."""
+
+    sentence: re.Pattern[str]
+    thing: re.Pattern[str]
+    joint: str
+    names: dict[str, dict[str, str]]
+
+
+_GRAMMARS: dict[str, _Grammar] = {
+    "en": _Grammar(
+        re.compile(rf"(?P<things>.+) on a {_any_of('background', tuple(BACKGROUNDS))} background"),
+        re.compile(
+            rf"a {_any_of('size', tuple(SIZES))} {_any_of('colour', tuple(COLOURS))} {_any_of('shape', SHAPES)} {_any_of('place', tuple(PLACES))}"
+        ),
+        " and ",
+        {},
+    ),
+    "ja": _Grammar(
+        re.compile(rf"{_japanese_any_of('background')}背景の(?P<things>.+)ある。"),
+        re.compile(rf"{_japanese_any_of('place')}に{_japanese_any_of('size')}{_japanese_any_of('colour')}{_japanese_any_of('shape')}が"),
+        "、",
+        {kind: {word: name for name, word in words.items()} for kind, words in JAPANESE.items()},
+    ),
+}
+
+
+def parse(text: str, language: str = "en") -> Scene | None:
+    """The scene without jitter that `text` describes, or None if it is not a sentence of `caption` in that language.
 
     Things keep the order of the sentence, and need not be a pair that this world would draw.
+
+    Raises:
+        ValueError: for a language that is not one of LANGUAGES.
     """
-    sentence = _SENTENCE.fullmatch(text)
+    _refuse_unknown(language)
+    grammar = _GRAMMARS[language]
+    sentence = grammar.sentence.fullmatch(text)
     if sentence is None:
         return None
-    found = [_THING.fullmatch(one) for one in sentence["things"].split(" and ")]
-    things = tuple(Thing(one["colour"], one["shape"], one["size"], one["place"]) for one in found if one is not None)
+    found = [grammar.thing.fullmatch(one) for one in sentence["things"].split(grammar.joint)]
+    things = tuple(_thing(grammar, one) for one in found if one is not None)
     if len(things) < len(found) or len(things) > 2:
         return None
-    return Scene(sentence["background"], things)
+    return Scene(_name(grammar, sentence, "background"), things)
+
+
+def _thing(grammar: _Grammar, found: re.Match[str]) -> Thing:
+    colour, shape, size, place = (_name(grammar, found, kind) for kind in ("colour", "shape", "size", "place"))
+    return Thing(colour, shape, size, place)
+
+
+def _name(grammar: _Grammar, found: re.Match[str], kind: str) -> str:
+    return grammar.names[kind][found[kind]] if grammar.names else found[kind]
 
 
 def scenes_match(first: Scene, second: Scene) -> bool:

@@ -7,7 +7,7 @@ evaluation/metrics.json, contact_sheet.png, report.html
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 from ray.util.actor_pool import ActorPool
 
 from ccray import sharded, storage
-from ccray.config import Recipe
+from ccray.config import Recipe, trained_captions
 from ccray.evaluation import fidelity, measuring, prompts, report, sampling, summary
 from ccray.evaluation.measuring import Job, Measure
 from ccray.evaluation.metrics import FeatureSums
@@ -70,8 +70,13 @@ def _prompts(recipe: Recipe, root: Root) -> list[Prompt]:
         return prompts.read_file(Path(recipe.evaluate.prompts).expanduser())
     if recipe.catalog.source == "shapes":
         return prompts.held_out(recipe.evaluate.seed, recipe.evaluate.count)
-    catalog, captions = (storage.stage_of(recipe, name).directory for name in ("catalog", "caption"))
-    return prompts.of_captions(root, catalog, captions, recipe.evaluate.count)
+    catalog = storage.stage_of(recipe, "catalog").directory
+    return prompts.of_captions(root, catalog, _directories(recipe, trained_captions(recipe)), recipe.evaluate.count)
+
+
+def _directories(recipe: Recipe, captioners: Iterable[str]) -> dict[str, str]:
+    """Captioner -> directory of its table."""
+    return {name: storage.caption_stage(recipe, name).directory for name in captioners}
 
 
 def _drawn(root: Root, stage: Stage, artist: Artist) -> Drawn:
@@ -100,9 +105,10 @@ def _measured(recipe: Recipe, root: Root, drawn: Drawn, untrained: Drawn) -> dic
     first = list(sampling.pictures_at(root, [row["path"] for row in drawn.rows[: report.MOST_CARDS]]))
     height, width = first[0].shape[:2]
     figures = summary.settings(recipe, drawn, (width, height))
+    catalog = storage.stage_of(recipe, "catalog").directory
     if recipe.catalog.source == "shapes":
-        figures |= fidelity.caption_figures(root, *(storage.stage_of(recipe, name).directory for name in ("catalog", "caption")))
-    jobs = measuring.reference_jobs(root, storage.stage_of(recipe, "catalog").directory, recipe.evaluate.reference_images)
+        figures |= fidelity.caption_figures(root, catalog, _directories(recipe, [*recipe.caption, *trained_captions(recipe)]))
+    jobs = measuring.reference_jobs(root, catalog, recipe.evaluate.reference_images)
     for name, one in ((recipe.train.name, drawn), (UNTRAINED, untrained)):
         jobs += measuring.sample_jobs(name, [row["path"] for row in one.rows])
     actors = _measurers(recipe, root, len(jobs))

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,12 @@ from ccray import recipes, storage
 from ccray.config import Recipe, build
 from ccray.evaluation import choice, measuring, prompts, sampling, summary
 from ccray.evaluation.features import FeatureExtractor
+from ccray.evaluation.fidelity import FIELDS
 from ccray.evaluation.measuring import Measure
 from ccray.evaluation.metrics import FeatureSums
 from ccray.evaluation.sampling import Artist, GenerateSamples
 from ccray.evaluation.summary import Drawn
+from ccray.interfaces import Refused
 from ccray.schema import CAPTIONS, CATALOG, IMAGES, hex_key, key_of
 from ccray.shapes import oracle, world
 from ccray.storage import Root
@@ -106,16 +110,58 @@ def test_reference_halves_prefer_validation_and_share_no_image(tmp_path: Path) -
     assert gone not in {key for job in measuring.reference_jobs(root, "catalog", 40) for key in job.keys}
 
 
+def seal_captions(root: Root, name: str, language: str | None, status: Callable[[int], str | None]) -> None:
+    """A table of captions beside `small_catalog`'s two shards; None: no row."""
+    for shard in (0, 1):
+        keys = root.read_table(f"catalog/{storage.shard_name(shard)}").column("key").to_pylist()
+        rows = [
+            {"key": key, "shard": shard, "caption": f"{name} {key}", "language": language, "status": status(key)}
+            for key in keys
+            if status(key) is not None
+        ]
+        storage.seal(root, f"captions/{name}", shard, pa.Table.from_pylist(rows, CAPTIONS), CAPTIONS, "key")
+
+
 def test_captions_as_prompts(tmp_path: Path) -> None:
     root = Root(str(tmp_path))
     splits = small_catalog(root, 20, 2)
-    for shard in (0, 1):
-        keys = root.read_table(f"catalog/{storage.shard_name(shard)}").column("key").to_pylist()
-        rows = [{"key": key, "shard": shard, "caption": f"picture {key}" if key % 2 else None, "language": "en", "status": "ok"} for key in keys]
-        storage.seal(root, "captions/c", shard, pa.Table.from_pylist(rows, CAPTIONS), CAPTIONS, "key")
-    asked = prompts.of_captions(root, "catalog", "captions/c", 20)
+    seal_captions(root, "c", "en", lambda key: "ok" if key % 2 else "looping")
+    asked = prompts.of_captions(root, "catalog", {"c": "captions/c"}, 20)
     assert {one.id: one.category for one in asked} == {hex_key(key): split for key, split in splits.items() if key % 2}
-    assert {one.category for one in prompts.of_captions(root, "catalog", "captions/c", 4)} == {"validation"}
+    assert {one.prompt for one in asked} == {f"c {key}" for key in splits if key % 2}
+    assert {one.category for one in prompts.of_captions(root, "catalog", {"c": "captions/c"}, 4)} == {"validation"}
+
+
+def test_several_tables_of_captions_take_turns(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    splits = small_catalog(root, 20, 2)
+    seal_captions(root, "en", "en", lambda key: "ok")
+    seal_captions(root, "ja", "ja", lambda key: "ok")
+    tables = {"en": "captions/en", "ja": "captions/ja"}
+    asked = prompts.of_captions(root, "catalog", tables, 20)
+    assert {one.id for one in asked} == {f"{hex_key(key)}-{one.language}" for one in asked for key in [int(one.prompt.split()[1])]}
+    assert {int(one.prompt.split()[1]) for one in asked} == set(splits), "every image once"
+    assert len(asked) == 20
+    for category, count in (("validation", 4), ("train", 16)):
+        assert Counter(one.language for one in asked if one.category == category) == {"en": count // 2, "ja": count // 2}
+    assert prompts.of_captions(root, "catalog", tables, 20) == asked
+    table = prompts.table(asked, seed=0, rows_per_shard=8)
+    assert len(set(table.column("key").to_pylist())) == 20
+
+
+def test_a_table_without_a_good_caption_passes_its_turn(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    splits = small_catalog(root, 20, 2)
+    seal_captions(root, "few", None, lambda key: "ok" if key % 3 == 0 else None)
+    seal_captions(root, "bad", "ja", lambda key: "truncated")
+    seal_captions(root, "all", "en", lambda key: "ok")
+    root.delete(f"captions/few/{storage.shard_name(1)}")
+    tables = {name: f"captions/{name}" for name in ("few", "bad", "all")}
+    asked = prompts.of_captions(root, "catalog", tables, 20)
+    assert len(asked) == len(splits)
+    assert set(Counter(one.language for one in asked)) == {"und", "en"}
+    with pytest.raises(Refused, match=r"has a caption in .*captions/bad: name a file of prompts"):
+        prompts.of_captions(root, "catalog", {"bad": "captions/bad"}, 20)
 
 
 def test_measured_sets_are_their_pictures_features(recipe: Recipe, tmp_path: Path) -> None:
@@ -165,7 +211,7 @@ def test_figures_of_a_perfect_model(recipe: Recipe) -> None:
     assert perfect.lines()[0]["shows"]["all"] is True
     everything = (
         summary.settings(recipe, perfect, (32, 32))
-        | {"caption_exact_match": 0.5, "captions_compared": 3}
+        | {"captioners": {"blip2": dict.fromkeys(("exact_match", *FIELDS, "flagged"), 0.5) | {"rows": 3}}}
         | figures
         | summary.distance_figures({}, "main")
     )
@@ -173,12 +219,27 @@ def test_figures_of_a_perfect_model(recipe: Recipe) -> None:
     assert "60 prompts" in title
     assert "mean of the five 1.000" in subtitle
     headings = [table.heading for table in summary.tables(everything)]
+    assert summary.tables(everything)[0].rows[0] == ("blip2", (*[0.5] * 8, 3))
     assert headings == ["Captions", "Prompt fidelity", "Distances to real images"]
     assert all(len(values) == len(table.columns) for table in summary.tables(everything) for _, values in table.rows)
     made = summary.cards(perfect, [world.draw(scene, 64) for scene in scenes[:3]])
     assert [card.missed for card in made] == [(), (), ()]
     assert made[0].truth is not None
     assert made[0].truth.shape == (64, 64, 3)
+
+
+def test_prompts_in_every_language_of_the_world_have_an_oracle() -> None:
+    scene = world.held_out_scene(0, 0)
+    english, japanese = (summary.judge(world.caption(scene, language), world.draw(scene)) for language in world.LANGUAGES)
+    assert english == japanese
+    assert japanese is not None
+    assert japanese.fidelity.all
+
+
+def test_several_tables_are_named_where_their_captions_are_prompts(recipe: Recipe) -> None:
+    words = ["catalog.source=folder:/photos", "caption.more.model=/somewhere/else"]
+    assert summary._own_prompts(build(recipe, words)) == "captions of the catalog's images by shapes-blip2, more in turn, the validation split first"
+    assert summary._own_prompts(build(recipe, words[:1])) == "captions of the catalog's images, the validation split first"
 
 
 def test_foreign_prompts_have_no_oracle(recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -14,7 +15,9 @@ from ccray import config, storage
 from ccray.config import Recipe
 from ccray.evaluation.fidelity import FIELDS
 from ccray.interfaces import Failed, Refused
+from ccray.schema import CAPTIONS
 from ccray.shapes import world
+from ccray.shapes.teachers.translator import translate
 from ccray.stages import evaluate
 from ccray.storage import Root
 from tests.conftest import Corridor
@@ -34,10 +37,33 @@ SETTINGS = (
 )
 
 
+JAPANESE = (
+    "caption.shapes-ja.family=translate",
+    "caption.shapes-ja.model=shapes:translator",
+    "caption.shapes-ja.input=shapes-blip2",
+    "caption.shapes-ja.language=ja",
+)
+
+
+def translate_captions(root: Root, recipe: Recipe) -> None:
+    """Write `captions/shapes-ja/` as the caption stage does; its first row flagged as looping."""
+    stage = storage.caption_stage(recipe, "shapes-ja")
+    with storage.running(root, stage) as manifest:
+        for shard in storage.sealed_shards(root, "captions/shapes-blip2"):
+            rows = root.read_table(f"captions/shapes-blip2/{storage.shard_name(shard)}").to_pylist()
+            answers = translate(Path(storage.model_path("shapes:translator")), [row["caption"] for row in rows])
+            flags = ["looping" if shard == number == 0 else row["status"] for number, row in enumerate(rows)]
+            made = [row | {"caption": text, "language": "ja", "status": flag} for row, text, flag in zip(rows, answers, flags, strict=True)]
+            sealed = storage.seal(root, stage.directory, shard, pa.Table.from_pylist(made, CAPTIONS), CAPTIONS, "key")
+            manifest.shards[storage.shard_name(shard)] = sealed
+        manifest.rows = sum(manifest.shards.values())
+
+
 @pytest.fixture(scope="module")
 def evaluated(corridor: Corridor, tmp_path_factory: pytest.TempPathFactory) -> tuple[Root, Recipe]:
     root = own_root(corridor.root, tmp_path_factory.mktemp("evaluated"))
-    recipe = corridor.with_settings(*SETTINGS)
+    recipe = corridor.with_settings(*SETTINGS, *JAPANESE)
+    translate_captions(root, recipe)
     finish_training(root, recipe)
     evaluate.run(recipe, root)
     return root, recipe
@@ -53,6 +79,9 @@ def test_metrics(evaluated: tuple[Root, Recipe]) -> None:
     assert figures["ceiling"]["colour"] > 0.9  # the shipped VAE
     assert 0 <= figures["caption_exact_match"] <= 1
     assert figures["captions_compared"] == 96
+    own = figures["captioners"]["shapes-blip2"]
+    assert (own["exact_match"], own["rows"]) == (figures["caption_exact_match"], 96)
+    assert own["all"] >= own["exact_match"]
     assert figures["reference_images"] == 20
     for name in ("brief", "untrained", "real"):
         assert math.isfinite(figures["distances"][name]["frechet_distance"])
@@ -63,6 +92,21 @@ def test_metrics(evaluated: tuple[Root, Recipe]) -> None:
     manifest = storage.read_manifest(root, "evaluation")
     assert manifest is not None
     assert (manifest.status, manifest.rows, manifest.facts) == ("finished", 20, figures)
+
+
+def test_captioners_side_by_side(evaluated: tuple[Root, Recipe]) -> None:
+    root, _ = evaluated
+    captioners = root.read_json("evaluation/metrics.json")["captioners"]
+    assert list(captioners) == ["shapes-blip2", "shapes-ja"]
+    english, japanese = captioners.values()
+    assert set(japanese) == {"exact_match", *FIELDS, "flagged", "rows"}
+    assert (english["flagged"], japanese["flagged"], japanese["rows"]) == (0, pytest.approx(1 / 96), 96)
+    assert english["exact_match"] > 0.9
+    for name in ("exact_match", *FIELDS):  # what is translated is as right as what was read, but for the flagged row
+        assert 0 <= english[name] - japanese[name] < 1.01 / 96
+    page = root.read("evaluation/report.html").decode()
+    assert "<th>shapes-blip2</th>" in page
+    assert "<th>shapes-ja</th>" in page
 
 
 def test_samples_and_their_record(evaluated: tuple[Root, Recipe]) -> None:

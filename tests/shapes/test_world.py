@@ -3,7 +3,8 @@
 import hashlib
 import io
 import itertools
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 from ccray.shapes.world import (
     BACKGROUNDS,
     COLOURS,
+    JAPANESE,
+    LANGUAGES,
     OPPOSITE_PLACES,
     PLACES,
     SHAPES,
@@ -24,6 +27,7 @@ from ccray.shapes.world import (
     held_out_scene,
     is_held_out,
     is_held_out_thing,
+    japanese_words,
     parse,
     png_bytes,
     scenes_match,
@@ -90,14 +94,83 @@ def test_pictures_of_a_large_sample_are_all_different() -> None:
     assert len({draw(train_scene(0, index)).tobytes() for index in range(4_000)}) == 4_000
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("split", [train_scene, held_out_scene])
-def test_parse_is_the_inverse_of_caption(split: Callable[[int, int], Scene]) -> None:
+def test_parse_is_the_inverse_of_caption(split: Callable[[int, int], Scene], language: str) -> None:
     for index in range(2_000):
         scene = split(2, index)
-        parsed = parse(caption(scene))
+        parsed = parse(caption(scene, language), language)
         assert parsed is not None
         assert scenes_match(parsed, scene)
-        assert caption(parsed) == caption(scene)
+        assert caption(parsed, language) == caption(scene, language)
+
+
+def every_scene() -> Iterator[Scene]:
+    """All that a caption can tell apart: 720 scenes of one thing, and all ordered pairs on opposite sides, also those of one colour."""
+    kinds = list(itertools.product(COLOURS, SHAPES, SIZES))
+    for background in BACKGROUNDS:
+        for kind, place in itertools.product(kinds, PLACES):
+            yield Scene(background, (Thing(*kind, place),))
+        for first, second in OPPOSITE_PLACES:
+            for one, other in itertools.product(kinds, repeat=2):
+                yield Scene(background, (Thing(*one, first), Thing(*other, second)))
+
+
+def test_every_scene_has_its_own_sentence_in_every_language_and_is_read_back() -> None:
+    scenes = list(every_scene())
+    assert len(scenes) == 4 * (36 * 5 + 2 * 36 * 36)
+    sentences = [caption(scene, language) for language in LANGUAGES for scene in scenes]
+    assert len(set(sentences)) == len(sentences)
+    assert all(parse(caption(scene, language), language) == scene for language in LANGUAGES for scene in scenes)
+    assert not any(parse(caption(scene, "ja"), "en") or parse(caption(scene, "en"), "ja") for scene in scenes)
+
+
+@pytest.mark.parametrize(
+    ("scene", "sentence"),
+    [
+        (Scene("white", (Thing("red", "circle", "small", "on the left"),)), "白い背景の左側に小さな赤い丸がある。"),
+        (Scene("grey", (Thing("cyan", "triangle", "large", "in the centre"),)), "灰色の背景の中央に大きな水色の三角がある。"),
+        (
+            Scene("brown", (Thing("yellow", "square", "large", "at the top"), Thing("green", "circle", "small", "at the bottom"))),
+            "茶色の背景の上部に大きな黄色い四角が、下部に小さな緑の丸がある。",
+        ),
+    ],
+    ids=["one thing", "words with no", "two things"],
+)
+def test_japanese_sentences(scene: Scene, sentence: str) -> None:
+    assert caption(scene, "ja") == sentence
+    assert parse(sentence, "ja") == scene
+
+
+def test_japanese_is_nfc_without_spaces_and_names_every_attribute() -> None:
+    assert {kind: set(names) for kind, names in JAPANESE.items()} == {
+        "background": set(BACKGROUNDS),
+        "colour": set(COLOURS),
+        "shape": set(SHAPES),
+        "size": set(SIZES),
+        "place": set(PLACES),
+    }
+    for scene in every_scene():
+        sentence = caption(scene, "ja")
+        assert unicodedata.is_normalized("NFC", sentence)
+        assert not any(letter.isspace() or letter.isascii() for letter in sentence)
+
+
+def test_japanese_words_make_up_every_japanese_caption_in_one_way() -> None:
+    for index in range(500):
+        sentence = caption(train_scene(0, index), "ja")
+        ways = [1] + [0] * len(sentence)
+        for end in range(1, len(sentence) + 1):
+            ways[end] = sum(ways[end - len(word)] for word in japanese_words() if sentence[:end].endswith(word))
+        assert ways[-1] == 1
+
+
+@pytest.mark.parametrize("language", ["", "de", "EN", "ja-JP", "und"])
+def test_other_languages_are_refused_by_name(language: str) -> None:
+    with pytest.raises(ValueError, match=f"{language!r}: expected one of en, ja"):
+        caption(train_scene(0, 0), language)
+    with pytest.raises(ValueError, match=f"{language!r}: expected one of en, ja"):
+        parse("", language)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +186,25 @@ def test_parse_is_the_inverse_of_caption(split: Callable[[int, int], Scene]) -> 
 )
 def test_parse_refuses_other_sentences(text: str) -> None:
     assert parse(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "赤い丸",
+        "白い背景の左側に小さな赤い丸がある",
+        "白い背景の左側に小さな赤い丸がある。 ",
+        "白い背景の左側に小さな赤い丸、右側に小さな青い丸がある。",
+        "桃色の背景の左側に小さな赤い丸がある。",
+        "白い背景の左側に小さな赤い丸が、ある。",
+        "白い背景の左側に小さな赤い丸が、左側に小さな赤い丸が、左側に小さな赤い丸がある。",
+        "a small red circle on the left on a white background",
+        unicodedata.normalize("NFD", "白い背景の左側に小さな赤い丸がある。"),
+    ],
+)
+def test_parse_refuses_other_japanese_sentences(text: str) -> None:
+    assert parse(text, "ja") is None
 
 
 def test_scenes_match_whatever_the_order_and_the_jitter() -> None:

@@ -1,4 +1,4 @@
-"""`python -m ccray.shapes.teachers [--only vae|captioner|text] [--out DIR] [--measure]`: make the teachers, measure them, write their cards."""
+"""`python -m ccray.shapes.teachers [--only vae|captioner|text|translator] [--out DIR] [--measure]`: make the teachers, measure them, write their cards."""
 
 import argparse
 import dataclasses
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ccray.shapes import WEIGHTS
-from ccray.shapes.teachers import captioner, text, vae
+from ccray.shapes.teachers import captioner, text, translator, vae
 from ccray.shapes.teachers.card import write_card
 from ccray.shapes.teachers.learning import Plan
 
@@ -22,6 +22,7 @@ class Teacher:
     plan: Plan
     train: Callable[[Path, Plan], None]
     measure: Callable[[Path, int], dict[str, float]]
+    learns_from: str = "pictures drawn"
 
 
 TEACHERS = {
@@ -35,12 +36,19 @@ TEACHERS = {
     "text": Teacher(
         "A transformers `CLIPTextModel` and its word-level tokenizer: 24 tokens, 96 wide.", text.PLAN, text.train_text, text.measure_text
     ),
+    "translator": Teacher(
+        "A transformers `MarianMTModel` and its tokenizer of words: the world's English captions to its Japanese ones.",
+        translator.PLAN,
+        translator.train_translator,
+        translator.measure_translator,
+        "pairs of captions written",
+    ),
 }
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m ccray.shapes.teachers", description="Make the shapes world's three pretrained parts.")
+    parser = argparse.ArgumentParser(prog="python -m ccray.shapes.teachers", description="Make the shapes world's pretrained parts.")
     parser.add_argument("--only", choices=TEACHERS, help="one of them (default: all)")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where their folders go (default: the shipped ones)")
     parser.add_argument("--measure", action="store_true", help="measure what is there, train nothing")
@@ -56,7 +64,7 @@ def main() -> None:
         if not chosen.measure:
             teacher.train(folder, teacher.plan)
         figures = teacher.measure(folder, EXAMS)
-        write_card(folder, name, teacher.what, teacher.plan.lessons, EXAMS, figures)
+        write_card(folder, name, teacher.what, teacher.learns_from, teacher.plan.lessons, EXAMS, figures)
         print(name, *(f"{figure} {value:.4g}" for figure, value in figures.items()), sep="  ", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""How all three teachers learn: AdamW over shuffled batches, a warm-up and half a cosine, everything from one seed."""
+"""How all teachers learn: AdamW over shuffled batches, a warm-up and half a cosine, everything from one seed."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""What the teachers learn from: labelled pictures of training scenes, as tensors.
+"""What the teachers learn from: training scenes, and their pictures as tensors.
 
 Catalogs draw their scenes with seeds below FIRST_TEACHER_SEED and teachers with seeds from there on,
 so that no picture is ever both a teacher's lesson and a catalog's image.
@@ -17,6 +17,7 @@ from ccray.shapes.world import BACKGROUNDS, COLOURS, Scene, Thing, draw, held_ou
 FIRST_TEACHER_SEED = 1_000_000
 LESSON_SEED = FIRST_TEACHER_SEED
 EXAM_SEED = FIRST_TEACHER_SEED + 1
+UNSEEN_SEED = FIRST_TEACHER_SEED + 2
 # RGB levels; named colours are 110 or more apart.
 NAMELESS_DISTANCE = 80
 
@@ -29,6 +30,11 @@ def lesson_scenes(count: int) -> list[Scene]:
 def exam_scenes(count: int) -> list[Scene]:
     """The first `count` held-out scenes, on which the figures of the cards are measured."""
     return [held_out_scene(EXAM_SEED, index) for index in range(count)]
+
+
+def unseen_training_scenes(count: int) -> list[Scene]:
+    """The first `count` training scenes of a seed that no lesson uses."""
+    return [train_scene(UNSEEN_SEED, index) for index in range(count)]
 
 
 def nameless_colours() -> list[tuple[int, int, int]]:
