@@ -530,7 +530,9 @@ def adopt(root: Root, recipe: Recipe) -> Recipe:
         if manifest is None or manifest.recipe != recipe.name or "imported" in manifest.config:
             continue
         if manifest.stage == "caption":
-            captioners |= {name: one for name, one in manifest.config["caption"].items() if isinstance(one, dict)}  # others: before captioners had names
+            captioners |= {
+                name: one for name, one in manifest.config["caption"].items() if isinstance(one, dict)
+            }  # others: before captioners had names
         elif directory == stage_of(recipe, manifest.stage).directory:
             sections |= manifest.config
 

@@ -101,7 +101,9 @@ def test_captioners_are_added_changed_and_taken_away_by_name() -> None:
 
 
 def test_captioners_from_a_file_are_merged_with_the_recipes() -> None:
-    text = "caption:\n  shapes-blip2: {batch_size: 5}\n  long: {max_new_tokens: 200, min_characters: 80}\ntrain: {captions: {long: 2, source-alt: 1}}\n"
+    text = (
+        "caption:\n  shapes-blip2: {batch_size: 5}\n  long: {max_new_tokens: 200, min_characters: 80}\ntrain: {captions: {long: 2, source-alt: 1}}\n"
+    )
     recipe = config.build(recipes.tiny(), ["caption.long.max_new_tokens=100"], text)
     assert (recipe.caption["shapes-blip2"].batch_size, recipe.caption["long"].max_new_tokens) == (5, 100)
     assert config.trained_captions(recipe) == {"long": 2.0, "source-alt": 1.0}

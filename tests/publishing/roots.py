@@ -105,8 +105,8 @@ def finished(place: Path, recipe: Recipe, count: int, shards: int = 3, images: b
     for shard in range(shards):
         rows = [one | {"shard": shard} for one in every[shard::shards]]
         storage.seal(root, "catalog", shard, pa.Table.from_pylist(rows, CATALOG), CATALOG, "key")
-        for name, config in recipe.caption.items():
-            captions = [caption(one, shard, *written(config, int(one["source_ref"]))) for one in rows]
+        for name, captioner in recipe.caption.items():
+            captions = [caption(one, shard, *written(captioner, int(one["source_ref"]))) for one in rows]
             storage.seal(root, f"captions/{name}", shard, pa.Table.from_pylist(captions, CAPTIONS), CAPTIONS, "key")
         if images:
             numbers = range(shard, count, shards)
@@ -127,12 +127,12 @@ def finished(place: Path, recipe: Recipe, count: int, shards: int = 3, images: b
     return root
 
 
-def written(config: CaptionConfig, number: int) -> tuple[str, str, str]:
+def written(captioner: CaptionConfig, number: int) -> tuple[str, str, str]:
     """A captioner's text of an image, its language and its status: Japanese ones loop at 7, and name a person at 8, of 50."""
-    if config.language == "ja":
+    if captioner.language == "ja":
         text = f"夕焼けの海を歩く猫「{number}」、\u2028そして髙い﨑の影"
         return text, "ja", {7: "looping", 8: "person_name"}.get(number % 50, "ok")
-    return f"a picture, number {number}", config.language, "ok"
+    return f"a picture, number {number}", captioner.language, "ok"
 
 
 def caption(one: dict[str, Any], shard: int, text: str, language: str, status: str = "ok") -> dict[str, Any]:
