@@ -65,7 +65,10 @@ class Origin:
     note: str = ""
 
 
-# Parts of the published recipes, which lie on the hub: what their cards and papers state.
+_BLIP2_IMAGES = "COCO, Visual Genome, CC3M, CC12M, SBU and 115 million images of LAION-400M"
+_QWEN3_VL = ("2B", "4B", "8B", "32B", "30B-A3B", "235B-A22B")
+
+# Parts of the published recipes and well-known captioners, which lie on the hub: what their cards and papers state.
 HUB: dict[str, Origin] = {
     "stabilityai/stable-diffusion-2-base/vae": Origin(
         "CreativeML Open RAIL++-M",
@@ -84,11 +87,22 @@ HUB: dict[str, Origin] = {
     "cyberagent/calm2-7b": Origin("Apache-2.0", "1.3 trillion tokens of Japanese and English text, not listed", "its card", "yes"),
     "Salesforce/blip2-opt-2.7b": Origin(
         "MIT (its language model OPT-2.7B: OPT license, non-commercial)",
-        "COCO, Visual Genome, CC3M, CC12M, SBU and 115 million images of LAION-400M; OPT's text corpus",
+        f"{_BLIP2_IMAGES}; OPT's text corpus",
         "its card and arXiv 2301.12597",
         "unknown",
         "its card says MIT, but it holds the weights of OPT-2.7B, whose licence allows research only; nobody says which of the two decides",
     ),
+    "Salesforce/blip2-flan-t5-xl": Origin("MIT", f"{_BLIP2_IMAGES}; Flan-T5's text", "its card and arXiv 2301.12597", "yes"),
+    **{
+        f"florence-community/Florence-2-{size}": Origin("MIT", "FLD-5B (126 million images, not published)", "its card and arXiv 2311.06242", "yes")
+        for size in ("base", "large")
+    },
+    **{f"Qwen/Qwen3-VL-{size}-Instruct": Origin("Apache-2.0", UNKNOWN, "its card", "yes") for size in _QWEN3_VL},
+    "Qwen/Qwen2.5-VL-7B-Instruct": Origin("Apache-2.0", UNKNOWN, "its card", "yes"),
+    "Qwen/Qwen2.5-VL-3B-Instruct": Origin("Qwen Research License (non-commercial)", UNKNOWN, "its card", "no"),
+    "facebook/nllb-200-distilled-600M": Origin("CC-BY-NC-4.0", "parallel and monolingual text, arXiv 2207.04672", "its card", "no"),
+    "Helsinki-NLP/opus-mt-en-jap": Origin("Apache-2.0", "OPUS (parallel text)", "its card", "yes"),
+    "microsoft/Phi-3-medium-4k-instruct": Origin("MIT", "filtered public web text and synthetic text, not listed", "its card", "yes"),
 }
 
 

@@ -480,7 +480,7 @@ def build(recipe: Recipe, overrides: Sequence[str] = (), file_text: str | None =
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise Refused(_sentence(error)) from None
+        raise Refused(sentence(error)) from None
 
 
 def _yaml(text: str, what: str) -> dict[str, Any]:
@@ -551,7 +551,8 @@ def _merge_named(values: dict[str, Any], changes: dict[str, Any], place: str) ->
     return merged
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
+    """The first fault of a configuration: key, value, what was expected."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"]) or "the recipe"
     if first["type"] == "value_error":

@@ -24,8 +24,9 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
-from ccray.config import IMPORTED, Recipe, fingerprint, flatten, stage_config, trained_captions
+from ccray.config import IMPORTED, Recipe, fingerprint, flatten, sentence, stage_config, trained_captions
 from ccray.interfaces import Failed, Refused
 
 MANIFEST = "manifest.json"
@@ -518,6 +519,9 @@ def adopt(root: Root, recipe: Recipe) -> Recipe:
     """The recipe with the settings that this root was already made with, where the same recipe made it.
 
     So `ccray caption` need not repeat the `--source` given to `ccray catalog`; settings given anew are compared, not adopted.
+
+    Raises:
+        Refused: when they do not fit the recipe, as a translator does whose captioner is gone.
     """
     sections: dict[str, Any] = {}
     captioners: dict[str, Any] = {}
@@ -526,13 +530,24 @@ def adopt(root: Root, recipe: Recipe) -> Recipe:
         if manifest is None or manifest.recipe != recipe.name or "imported" in manifest.config:
             continue
         if manifest.stage == "caption":
-            captioners |= manifest.config["caption"]
+            captioners |= {
+                name: one for name, one in manifest.config["caption"].items() if isinstance(one, dict)
+            }  # others: before captioners had names
         elif directory == stage_of(recipe, manifest.stage).directory:
             sections |= manifest.config
-    order = sorted(captioners, key=lambda name: (name not in recipe.caption, captioners[name]["input"] is not None))
+
+    def depth(name: str) -> int:
+        """How many tables a captioner's own is translated from, one after the other."""
+        source = captioners[name].get("input")
+        return 1 + depth(source) if source in captioners else 0
+
+    order = sorted(captioners, key=depth)
     mine = recipe.model_dump()["caption"]
     sections["caption"] = mine | {name: captioners[name] for name in order}
-    return Recipe.model_validate(recipe.model_dump() | sections)
+    try:
+        return Recipe.model_validate(recipe.model_dump() | sections)
+    except ValidationError as error:
+        raise Refused(f"what {root.uri} was made with does not fit recipe {recipe.name}: {sentence(error)}; use another --root") from None
 
 
 def remove_local(folder: Path) -> None:

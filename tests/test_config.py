@@ -44,7 +44,20 @@ def test_a_denoiser_of_another_kind_replaces_the_whole_section() -> None:
         ("train.steps=many", ["train.steps", "many", "integer"]),
         ("train=3", ["train", "section"]),
         ("train.steps", ["train.steps", "key.sub=value"]),
-        ("caption.captioner=Salesforce/blip2", ["caption.captioner", "Salesforce/blip2", "pattern"]),
+        ("caption.blip2=Salesforce/blip2", ["caption.blip2 is a section", "Salesforce/blip2", "family"]),
+        ("caption.Blip_2.model=x", ["caption.Blip_2", "pattern"]),
+        ("caption.blip2.modle=x", ["unknown key caption.blip2.modle", "model"]),
+        ("caption.blip2.batch_size=0", ["caption.blip2.batch_size is 0", "greater than or equal to 1"]),
+        ("caption.source-alt.model=x", ["caption.source-alt", "'source-'", "belong to captions that a source ships"]),
+        ("caption.ja={family: translate, input: dense}", ["caption.ja.input is 'dense'", "shapes-blip2", "source-COLUMN"]),
+        ("caption.ja.family=translate", ["caption.ja", "input is None", "'translate'"]),
+        ("caption.short.input=shapes-blip2", ["caption.short", "input is 'shapes-blip2'", "'blip2'"]),
+        ("caption.short={hints: [title]}", ["caption.short", "['title']", "chat and vllm"]),
+        ("caption.shapes-blip2=null", ["train.captions", "no captioner"]),
+        ("train.captions={dense: 1}", ["train.captions names ['dense']", "shapes-blip2"]),
+        ("train.captions={shapes-blip2: 0}", ["train.captions.shapes-blip2 is 0", "greater than 0"]),
+        ("train.caption_statuses=[]", ["train.caption_statuses", "at least 1"]),
+        ("components.captioner.license=mit", ["components.captioner.NAME.license"]),
         ("catalog.policy=anything", ["catalog.policy", "anything", "permissive"]),
         ("text.width=64", ["text.width is 64", "96"]),
         ("denoiser.out_channels=8", ["out_channels is 8", "4"]),
@@ -67,6 +80,48 @@ def test_resources_are_outside_every_fingerprint() -> None:
     here = recipes.tiny()
     there = config.build(here, ["resources.train.workers=64", "resources.caption.gpus=1", "resources.encode.max_actors=9"])
     assert all(storage.stage_of(here, stage).fingerprint == storage.stage_of(there, stage).fingerprint for stage in config.STAGE_SECTIONS)
+
+
+TWO = ("caption.ja={family: translate, model: some/translator, input: shapes-blip2, language: ja}",)
+
+
+def test_captioners_are_added_changed_and_taken_away_by_name() -> None:
+    two = config.build(recipes.tiny(), [*TWO, "caption.ja.prompt=次の文を訳してください。"])
+    assert list(two.caption) == ["shapes-blip2", "ja"]
+    assert two.caption["shapes-blip2"] == recipes.tiny().caption["shapes-blip2"]
+    ja = two.caption["ja"]
+    assert (ja.family, ja.input, ja.language, ja.prompt) == ("translate", "shapes-blip2", "ja", "次の文を訳してください。")
+    changed = config.build(two, ["caption.ja.batch_size=3", "caption.shapes-blip2.max_new_tokens=9"])
+    assert changed.caption["ja"] == ja.model_copy(update={"batch_size": 3})
+    assert changed.caption["shapes-blip2"].max_new_tokens == 9
+    assert config.build(changed, ["caption.ja=null", "caption.shapes-blip2.max_new_tokens=24"]) == recipes.tiny()
+    assert config.build(two, ["caption.nobody=null"]) == two, "what is not there stays away"
+    with pytest.raises(Refused, match=r"caption\.ja\.input is 'shapes-blip2'"):
+        config.build(two, ["caption.shapes-blip2=null"])
+
+
+def test_captioners_from_a_file_are_merged_with_the_recipes() -> None:
+    text = (
+        "caption:\n  shapes-blip2: {batch_size: 5}\n  long: {max_new_tokens: 200, min_characters: 80}\ntrain: {captions: {long: 2, source-alt: 1}}\n"
+    )
+    recipe = config.build(recipes.tiny(), ["caption.long.max_new_tokens=100"], text)
+    assert (recipe.caption["shapes-blip2"].batch_size, recipe.caption["long"].max_new_tokens) == (5, 100)
+    assert config.trained_captions(recipe) == {"long": 2.0, "source-alt": 1.0}
+    assert config.trained_captions(config.build(recipes.tiny(), TWO)) == {"shapes-blip2": 1.0, "ja": 1.0}
+
+
+def test_the_only_captioner_needs_no_name() -> None:
+    assert config.build(recipes.tiny(), ["caption.batch_size=7"]).caption["shapes-blip2"].batch_size == 7
+    with pytest.raises(Refused, match=r"caption\.batch_size: expected caption\.NAME\.batch_size, NAME one of shapes-blip2, ja"):
+        config.build(recipes.tiny(), [*TWO, "caption.batch_size=7"])
+    with pytest.raises(Refused, match="caption is a section"):
+        config.build(recipes.tiny(), ["caption=null"])
+
+
+def test_training_may_draw_from_imported_captions_alone() -> None:
+    recipe = config.build(recipes.tiny(), ["train.captions={source-alt: 1}", "caption.shapes-blip2=null"])
+    assert (recipe.caption, config.trained_captions(recipe)) == ({}, {"source-alt": 1.0})
+    assert list(storage.inputs_of(recipe, "train")) == ["catalog", "captions/source-alt", "encode"]
 
 
 def test_a_stage_knows_only_its_own_settings_and_its_inputs() -> None:

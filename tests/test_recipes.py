@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 
 from ccray import config, recipes
+from ccray.__main__ import main
 from ccray.config import Recipe
 from ccray.interfaces import Refused
 
@@ -36,6 +37,19 @@ def test_a_changed_setting_is_ours() -> None:
     origins = recipes.origins(recipe)
     assert origins["train.learning_rate"] == "ours"
     assert origins["train.global_batch_size"] == "released-config"
+
+
+@pytest.mark.parametrize("name", recipes.ORIGINS)
+def test_show_prints_an_origin_for_every_key(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["caption.ja={family: translate, model: some/translator, input: blip2-opt-2-7b, language: ja}", "components.captioner.ja.license=mit"]
+    assert main(["show", "--recipe", name, "--origins", *words]) == 0
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    recipe = config.build(recipes.named(name), words)
+    assert [key for key, _ in lines] == [*config.flatten(recipe.model_dump(mode="json"))]
+    assert {origin for _, origin in lines} <= set(get_args(recipes.Origin))
+    found = dict(lines)
+    assert found["caption.blip2-opt-2-7b.model"] == recipes.origins(recipes.named(name))["caption.blip2-opt-2-7b.model"] != "ours"
+    assert found["caption.ja.model"] == found["components.captioner.ja.license"] == "ours"
 
 
 def test_an_unknown_recipe_is_refused_with_the_names() -> None:

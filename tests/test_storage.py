@@ -101,6 +101,100 @@ def test_settings_of_the_same_recipe_are_adopted(root: Root) -> None:
     assert storage.adopt(root, recipes.tiny_dit()) == recipes.tiny_dit()
 
 
+TRANSLATED = ("caption.ja={family: translate, model: some/translator, input: shapes-blip2, language: ja}", "caption.ja.prompt=訳してください")
+DENSE = "caption.dense={max_new_tokens: 200}"
+
+
+def fingerprints(*words: str) -> dict[str, str]:
+    """Output directory -> fingerprint, of every stage of a recipe."""
+    recipe = config.build(recipes.tiny(), words)
+    stages = [stage for name in config.STAGE_SECTIONS for stage in storage.stages_of(recipe, name)]
+    return {stage.directory: stage.fingerprint for stage in stages}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {directory for directory in before if after.get(directory) != before[directory]}
+
+
+FOLLOWS = {"checkpoints/main", "evaluation", "published"}
+
+
+def test_a_captioner_changes_its_own_table_its_translators_and_what_is_trained_on_it() -> None:
+    base = fingerprints(*TRANSLATED, DENSE)
+    first, ja, dense = (f"captions/{name}" for name in ("shapes-blip2", "ja", "dense"))
+    assert changed(base, fingerprints(*TRANSLATED, DENSE, "caption.shapes-blip2.max_new_tokens=5")) == {first, ja, *FOLLOWS}
+    assert changed(base, fingerprints(*TRANSLATED, DENSE, "caption.ja.batch_size=5")) == {ja, *FOLLOWS}
+    assert changed(base, fingerprints(*TRANSLATED, DENSE, "caption.dense.language=fr")) == {dense, *FOLLOWS}
+    drawn = "train.captions={ja: 1, source-alt: 2}"
+    base = fingerprints(*TRANSLATED, DENSE, drawn)
+    assert changed(base, fingerprints(*TRANSLATED, DENSE, drawn, "caption.dense.language=fr")) == {dense, "evaluation", "published"}
+    assert changed(base, fingerprints(*TRANSLATED, DENSE, drawn, "caption.shapes-blip2.max_new_tokens=5")) == {first, ja, *FOLLOWS}
+    assert changed(base, fingerprints(*TRANSLATED, DENSE, "train.captions={ja: 1, source-alt: 3}")) == FOLLOWS
+
+
+def test_a_captioner_that_training_does_not_draw_from_changes_no_training() -> None:
+    drawn = "train.captions={shapes-blip2: 1}"
+    more = fingerprints(drawn, *TRANSLATED)
+    assert changed(fingerprints(drawn), more) == {"evaluation", "published"}
+    assert more["checkpoints/main"] == fingerprints()["checkpoints/main"], "the only captioner, named or not"
+    assert changed(fingerprints(), fingerprints(*TRANSLATED)) == FOLLOWS
+
+
+def test_what_a_stage_reads_is_known_by_directory() -> None:
+    recipe = config.build(recipes.tiny(), [*TRANSLATED, DENSE, "train.captions={ja: 1, source-alt: 2}"])
+    assert list(storage.inputs_of(recipe, "caption")) == ["catalog"]
+    assert list(storage.inputs_of(recipe, "train")) == ["catalog", "captions/ja", "captions/source-alt", "encode"]
+    tables = [f"captions/{name}" for name in ("shapes-blip2", "ja", "dense", "source-alt")]
+    assert list(storage.inputs_of(recipe, "publish")) == ["catalog", *tables, "encode", "train"]
+    assert storage.caption_stage(recipe, "ja").inputs.keys() == {"catalog", "shapes-blip2"}
+    with pytest.raises(ValueError, match="too many values"):
+        storage.stage_of(recipe, "caption")  # there is no such one
+
+
+def test_captioners_found_at_a_root_are_adopted(root: Root) -> None:
+    words = [*TRANSLATED, "caption.a={family: translate, input: ja, model: x, language: fr}", DENSE]
+    made = config.build(recipes.tiny(), words)
+    for stage in storage.stages_of(made, "caption"):
+        with storage.running(root, stage):
+            pass
+    with storage.running(root, storage.caption_stage(made, "source-alt")):
+        pass
+    found = storage.adopt(root, recipes.tiny())
+    assert found.caption == made.caption, "and no captioner is made of what a source ships"
+    assert list(found.caption).index("ja") < list(found.caption).index("a"), "a translator of translations comes after what it reads"
+    assert storage.state(root, storage.caption_stage(found, "ja")) == "finished"
+    assert storage.adopt(root, recipes.tiny_dit()) == recipes.tiny_dit()
+    changed = config.build(found, ["caption.ja.prompt=別の文"])
+    with pytest.raises(Refused, match=r"caption\.ja\.prompt is '別の文', but captions/ja was made with '訳してください'"):
+        storage.state(root, storage.caption_stage(changed, "ja"))
+    root.delete("captions/ja")
+    with pytest.raises(Refused, match=r"caption\.a\.input is 'ja'.*use another --root"):
+        storage.adopt(root, recipes.tiny())
+
+
+def test_what_training_drew_from_is_adopted_with_it(root: Root) -> None:
+    """A captioner that came after a training does not become part of it."""
+    stage = storage.stage_of(recipes.tiny(), "train")
+    with storage.running(root, stage):
+        pass
+    manifest = storage.read_manifest(root, "checkpoints/main")
+    assert manifest is not None
+    assert manifest.config["train"]["captions"] == {"shapes-blip2": 1.0}
+    more = config.build(storage.adopt(root, recipes.tiny()), TRANSLATED)
+    assert list(more.caption) == ["shapes-blip2", "ja"]
+    assert storage.state(root, storage.stage_of(more, "train")) == "finished"
+
+
+def test_a_root_of_before_captioners_had_names_is_refused_in_a_sentence(root: Root) -> None:
+    stage = storage.caption_stage(recipes.tiny(), "shapes-blip2")
+    with storage.running(root, stage) as manifest:
+        pass
+    manifest.config, manifest.fingerprint = {"caption": {"captioner": "shapes-blip2", "model": "shapes:captioner"}}, "0" * 16
+    root.write_json(f"{stage.directory}/manifest.json", manifest.__dict__)
+    with pytest.raises(Refused, match=r"caption\.captioner is None, but captions/shapes-blip2 was made with 'shapes-blip2'"):
+        storage.state(root, storage.caption_stage(storage.adopt(root, recipes.tiny()), "shapes-blip2"))
+
+
 def test_a_live_lease_keeps_others_off(root: Root) -> None:
     with storage.lease(root, "captions/x"), pytest.raises(Refused, match=f"process {os.getpid()}"), storage.lease(root, "captions/x"):
         pass

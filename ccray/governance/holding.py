@@ -68,16 +68,15 @@ def _tables(root: Root, wanted: pa.Array) -> Iterator[Held]:
     not_purged = pc.is_null(pc.field("reason")) | (pc.field("reason") != str(Reject.TAKEN_DOWN))
     yield Held("images", _count(root, "images", wanted, not_purged), "images", f"no stage opens them; {PURGE}")
     yield Held("catalog", _count(root, "catalog", wanted), "rows", f"every reader leaves them out; {PURGE}")
-    ok = pc.field("status") == "ok"
-    for parent, what in (("captions", "captions"), ("latents", "latents")):
+    held = {"captions": pc.is_valid(pc.field("caption")), "latents": pc.field("status") == "ok"}  # flagged captions have a text too
+    for parent, condition in held.items():
         for name in root.names(parent):
-            yield Held(f"{parent}/{name}", _count(root, f"{parent}/{name}", wanted, ok), what, f"training leaves them out; {PURGE}")
+            yield Held(f"{parent}/{name}", _count(root, f"{parent}/{name}", wanted, condition), parent, f"training leaves them out; {PURGE}")
 
 
 def _count(root: Root, directory: str, wanted: pa.Array, condition: pc.Expression | None = None) -> int:
     def rows(shard: int) -> int:
-        columns = ["key"] if condition is None else ["key", "reason" if directory == "images" else "status"]
-        return keys_in(root, f"{directory}/{storage.shard_name(shard)}", wanted, columns, condition).num_rows
+        return keys_in(root, f"{directory}/{storage.shard_name(shard)}", wanted, ["key"], condition).num_rows
 
     with ThreadPoolExecutor(READERS) as pool:
         return sum(pool.map(rows, storage.sealed_shards(root, directory)))

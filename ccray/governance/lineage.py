@@ -213,13 +213,19 @@ def tell(found: Lineage, say: Callable[[str], None]) -> None:
     ]
     lines += [("also listed as", f"{_joined(one, 'source', 'source_ref')} ({one['reason']})") for one in found.also]
     lines += [("near copy", _joined(one, "source", "source_ref", "source_url", "creator")) for one in origin.get("copies") or []]
-    lines += [("caption", f"{one.table}: {one.caption if one.status == 'ok' else one.status}") for one in found.captions]
+    lines += [("caption", _caption(one)) for one in found.captions]
     lines += [("latent", f"{one.place}: {one.status}") for one in found.latents]
     lines += [("checkpoint", f"{one.place}: {_seen(one.times)}") for one in found.checkpoints]
     lines += [("published", place) for place in found.published]
     for name, value in lines:
         if value not in (None, ""):
             say(f"  {name:<16} {value}")
+
+
+def _caption(one: Text) -> str:
+    """A caption with its table, its language, and its status where that is not ok."""
+    about = ", ".join(word for word in (one.language, None if one.status == "ok" else one.status) if word)
+    return f"{one.table}{f' ({about})' if about else ''}: {'no text' if one.caption is None else one.caption}"
 
 
 def _seen(times: int | None) -> str:

@@ -3,7 +3,8 @@
 images/      the row stays, so that nothing fetches it again: bytes null, reason `taken_down`
 listing/     the row stays: captions and alternative text that the source shipped, null
 catalog/     the row moves to `rejects/` with reason `taken_down`, and leaves the `copies` of an image that stays; manifest counted anew
-captions/, latents/  the rows go with it, for each map's rows are its catalog's; manifests counted anew
+captions/*/, latents/*/  the rows go with it, for each map's rows are its catalog's; manifests counted anew
+captions/*/report.html, statistics.json  go, for they show some of the pictures and count all of them: they are written anew
 .staging/    likewise
 evaluation/  goes as a whole where such captions are its prompts; published/dataset, catalog/report.html go: they are written anew
 
@@ -28,6 +29,7 @@ from ccray.schema import Reject
 from ccray.storage import MANIFEST, Root
 from ccray.takedowns import Takedowns
 
+PAGES = ("report.html", "statistics.json")  # beside a table of captions
 DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # what a kill leaves of an atomic write
 EMPTIED = {"images": ("image",), "listing": ("captions", "alt_text", "private")}  # columns whose content goes, while the row stays
 Change = Callable[[pa.Table], pa.Table]
@@ -208,6 +210,9 @@ def _written_anew(root: Root, wanted: pa.Array) -> Iterator[str]:
         root.delete("evaluation/prompts")  # last, for they tell a run after a kill that the rest must go
         yield "evaluation: removed, captions of these images were its prompts; `ccray evaluate` draws anew"
     for path in [f"catalog/{name}" for name in root.names("catalog") if name.startswith("report")]:
+        root.delete(path)
+        yield f"{path}: removed, it may show them"
+    for path in [f"captions/{table}/{name}" for table in root.names("captions") for name in PAGES if root.exists(f"captions/{table}/{name}")]:
         root.delete(path)
         yield f"{path}: removed, it may show them"
     yield from _dataset(root, wanted)

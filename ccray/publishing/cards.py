@@ -1,5 +1,5 @@
 """The model card, README.md of a published folder: Hugging Face's YAML front matter, then what a reader must know, in this order:
-what it is, how to use it, what it learned from, its parts, its figures, how it was trained, what it is for and what it cannot do."""
+what it is, how to use it, what images and captions it learned from, its parts, its figures, how it was trained, what it is for and what it cannot do."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,11 @@ from typing import Any
 import yaml
 
 from ccray.components import Component, public_name
-from ccray.config import Recipe, flatten
+from ccray.config import Recipe, flatten, trained_captions
+from ccray.flags import meaning
+from ccray.publishing import captioned
 from ccray.publishing.attribution import Mix
+from ccray.publishing.captioned import Drawn
 from ccray.shapes import world
 
 # Licences as the Hugging Face hub spells them; anything else is "other" with its name.
@@ -24,7 +27,7 @@ class Subject:
     pipeline: str  # stock class
     size_px: int
     max_tokens: int
-    languages: tuple[str, ...]  # of the captions
+    captions: tuple[Drawn, ...]
     mix: Mix
     components: Sequence[Component]
     metrics: Mapping[str, Any] | None  # metrics.json of this model
@@ -42,6 +45,7 @@ def card(subject: Subject) -> str:
         _what(subject),
         f"## Use\n\n{_use(subject)}",
         f"## Training images\n\n{_images(subject)}",
+        f"## Captions\n\n{_captions(subject)}",
         f"## Components\n\n{_components(subject.components, subject.allowance)}",
         f"## Figures\n\n{_figures(subject.metrics, subject.definitions)}",
         f"## Training\n\n{_training(subject)}",
@@ -54,12 +58,13 @@ def _front_matter(subject: Subject) -> str:
     license = subject.recipe.publish.model_license
     known = license.lower() in HUB_LICENSES
     start = subject.recipe.train.start_from
+    languages = captioned.languages(subject.captions)
     values: dict[str, Any] = {
         "license": license.lower() if known else "other",
         **({} if known else {"license_name": license}),
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "language": list(subject.languages),
+        **({"language": list(languages)} if languages else {}),
         "tags": ["text-to-image", "creative-commons", "ccray", subject.recipe.name],
         **({"base_model": start} if start and public_name(start) == start else {}),
     }
@@ -73,7 +78,7 @@ def _what(subject: Subject) -> str:
     return (
         f"# {recipe.name}, {recipe.train.name}\n\n{intro}"
         f"A text-to-image latent diffusion model ({denoiser.kind}, {denoiser.parameters or 0:,} parameters; objective: {recipe.objective.kind}; "
-        f"{subject.size_px} px) made with ccray from {mix.images:,} openly licensed images and synthetic captions. Every image its denoiser saw is named, "
+        f"{subject.size_px} px) made with ccray from {mix.images:,} openly licensed images and {captioned.kind(subject.captions)}. Every image its denoiser saw is named, "
         "with title, source and licence, and creator where the source gives one, in `attribution.parquet`."
     )
 
@@ -151,11 +156,24 @@ def _images(subject: Subject) -> str:
     )
 
 
+def _captions(subject: Subject) -> str:
+    rows = [
+        (f"`{one.table}`", f"{'synthetic, ' if one.synthetic else ''}{one.by}", ", ".join(one.languages) or "unknown", f"{one.weight:g}")
+        for one in subject.captions
+    ]
+    kept = "; ".join(f"`{status}` ({meaning(status)})" for status in subject.recipe.train.caption_statuses)
+    return (
+        table(("captions", "whose", "language", "weight"), rows)
+        + "\n\nEach time an image was seen, one of its captions was drawn, by weight among the tables that have one for it. "
+        + f"Trained on were captions of these statuses: {kept}."
+    )
+
+
 def _components(components: Sequence[Component], allowance: str | None) -> str:
     heads = ("part", "class", "source", "licence", "training data", "stated by", "parameters", "sha256 of the weights")
     rows = [
         (
-            one.role,
+            f"{one.role}, {one.name}" if one.name else one.role,
             one.kind,
             one.source,
             one.license,
@@ -167,7 +185,7 @@ def _components(components: Sequence[Component], allowance: str | None) -> str:
         for one in components
     ]
     return (
-        table(heads, rows) + "\n\nThe captioner is not in this folder; it wrote the captions that the denoiser learned from. "
+        table(heads, rows) + "\n\nCaptioners are not in this folder; the captions that the denoiser learned from are named above. "
         "What a part's card states was not checked. The same table for programs: `components.json`." + (f"\n\n{allowance}" if allowance else "")
     )
 
@@ -204,12 +222,12 @@ def _training(subject: Subject) -> str:
         {
             "catalog.source": recipe.catalog.source,
             "catalog.policy": recipe.catalog.policy,
-            "caption": recipe.caption.model_dump(mode="json"),
+            "caption": {name: one.model_dump(mode="json") for name, one in recipe.caption.items()},
             "encode": recipe.encode.model_dump(mode="json"),
             "text": recipe.text.model_dump(mode="json"),
             "denoiser": recipe.denoiser.model_dump(mode="json"),
             "objective": recipe.objective.model_dump(mode="json"),
-            "train": recipe.train.model_dump(mode="json"),
+            "train": recipe.train.model_dump(mode="json") | {"captions": trained_captions(recipe)},
         }
     )
     return f"All settings that decided the weights (recipe `{recipe.name}`); the weights here are the moving average.\n\n" + table(
@@ -217,7 +235,7 @@ def _training(subject: Subject) -> str:
         [
             (f"`{name}`", f"`{public_name(value) if isinstance(value, str) else value}`")
             for name, value in settings.items()
-            if value not in (None, "")
+            if value not in (None, "", {})
         ],
     )
 
@@ -225,9 +243,9 @@ def _training(subject: Subject) -> str:
 def _limits(subject: Subject) -> str:
     lines = [
         "For research on, and use of, image generation whose training data can be named image by image.",
-        "Pictures may be wrong, may repeat the biases of the images and of the captioner, and must not be passed off as photographs of events or people. "
+        "Pictures may be wrong, may repeat the biases of the images and of their captions, and must not be passed off as photographs of events or people. "
         "Mark what you publish as generated.",
-        f"It was made for {subject.size_px} x {subject.size_px} px and for prompts like its captions: one or two sentences, language: {', '.join(subject.languages) or 'unknown'}.",
+        f"It was made for {subject.size_px} x {subject.size_px} px and for prompts like its captions: one or two sentences, language: {', '.join(captioned.languages(subject.captions)) or 'unknown'}.",
         "The licences of its parts (see Components) apply beside its own; parts whose training data are listed as unknown are unknown to us too.",
     ]
     if subject.recipe.catalog.source == "shapes":

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from ccray.components import public_name
+from ccray.components import Component, public_name
 from ccray.publishing.credits import PAGE, TABLE
 from ccray.publishing.dataset_card import cite_as
 from ccray.publishing.subject import Dataset
-from ccray.publishing.table import Column
+from ccray.publishing.table import CaptionTable, Column, column_of
 from ccray.publishing.tally import ordered
 
 PARQUET = "application/x-parquet"
@@ -143,7 +143,7 @@ def _field(column: Column, subject: Dataset) -> dict[str, Any]:
     source: dict[str, Any] = {"fileSet": {"@id": "data"}, "extract": {"column": column.name}}
     if pa.types.is_struct(column.type):
         source["transform"] = {"jsonPath": "bytes"}
-    captioned = {table.column for table in subject.layout.captions if table.captioner}
+    written_by = {table.column: table.name for table in subject.layout.captions if table.captioner}
     return {
         "@type": "cr:Field",
         "@id": f"images/{column.name}",
@@ -151,7 +151,7 @@ def _field(column: Column, subject: Dataset) -> dict[str, Any]:
         "description": column.about,
         "dataType": _data_type(column),
         "source": source,
-        **({"prov:wasGeneratedBy": {"@id": "captioning"}} if column.name in captioned else {}),
+        **({"prov:wasGeneratedBy": {"@id": f"captioning-{written_by[column.name]}"}} if column.name in written_by else {}),
     }
 
 
@@ -164,28 +164,48 @@ def _data_type(column: Column) -> str:
 
 
 def _provenance(subject: Dataset) -> dict[str, Any]:
-    """PROV-O: the collections it came from, and the two activities that made it."""
+    """PROV-O: the collections it came from, and the activities that made it: cataloguing, and the work of each captioner."""
     agent = {"@type": "prov:SoftwareAgent", "prov:label": "ccray", "sc:softwareVersion": version("ccray")}
     sources = [{"@type": "prov:Entity", "prov:label": name, "sc:description": f"{count:,} images"} for name, count in ordered(subject.tally.sources)]
     catalog = {
         "@type": "prov:Activity",
         "@id": "cataloguing",
         "prov:label": "Listing, fetching, licence policy, duplicates, splits",
+        **_used([one for one in subject.components if one.name is None]),
         "prov:startedAtTime": subject.catalog.started_at,
         "prov:endedAtTime": subject.catalog.finished_at,
         "prov:wasAssociatedWith": agent,
     }
-    captioning = {
-        "@type": "prov:Activity",
-        "@id": "captioning",
-        "prov:label": "Captions written by a model",
-        "prov:used": [
-            {"@type": "prov:Entity", "prov:label": f"{one.role}: {one.source}", "sc:license": one.license, "sc:description": one.training_data}
-            for one in subject.components
-        ],
-        "prov:wasAssociatedWith": agent,
-    }
-    return {"prov:wasDerivedFrom": sources, "prov:wasGeneratedBy": [catalog, captioning]}
+    captioning = [
+        {
+            "@type": "prov:Activity",
+            "@id": f"captioning-{one.name}",
+            "prov:label": f"{one.column}: captions {one.by}",
+            **_used([part for part in subject.components if part.name == one.name]),
+            "prov:wasAssociatedWith": agent,
+        }
+        for one in subject.layout.captions
+        if one.captioner
+    ]
+    return {"prov:wasDerivedFrom": sources, "prov:wasGeneratedBy": [catalog, *captioning]}
+
+
+def _used(parts: list[Component]) -> dict[str, Any]:
+    """The models of an activity, with their terms; nothing when it had none."""
+    found = [
+        {"@type": "prov:Entity", "prov:label": f"{one.role}: {one.source}", "sc:license": one.license, "sc:description": one.training_data}
+        for one in parts
+    ]
+    return {"prov:used": found} if found else {}
+
+
+def _annotator(one: CaptionTable) -> str:
+    """Who wrote a column of captions, for `rai:machineAnnotationTools`."""
+    assert one.captioner is not None
+    config = one.captioner
+    what = f"translations of {column_of(config.input)}" if config.input else "synthetic captions"
+    prompt = f", prompt {config.prompt!r}" if config.prompt else ""
+    return f"{one.column}: {what} by {public_name(config.model)}, {config.language}{prompt}, checked by nobody"
 
 
 def _responsible(subject: Dataset) -> dict[str, Any]:
@@ -201,12 +221,8 @@ def _responsible(subject: Dataset) -> dict[str, Any]:
         "rai:dataPreprocessingProtocol": [
             f"Policy {catalog.policy}; exact and near duplicates removed, their copies named. Rejected by reason: {rejects}."
         ],
-        "rai:machineAnnotationTools": [
-            f"{one.column}: synthetic captions by {public_name(subject.recipe.caption.model)}, {subject.recipe.caption.language}, checked by nobody"
-            for one in subject.layout.captions
-            if one.captioner
-        ],
-        "rai:dataBiases": "Images and words have the biases of their sources (who photographs, what is shared) and of the captioner.",
+        "rai:machineAnnotationTools": [_annotator(one) for one in subject.layout.captions if one.captioner],
+        "rai:dataBiases": "Images and words have the biases of their sources (who photographs, what is shared) and of their captioners.",
         "rai:dataLimitations": "Licences are as stated by the sources. Captions can be wrong. Addresses may die.",
         "rai:personalSensitiveInformation": "Images may show people; author names and pages are given because the licences ask for credit. "
         "Geolocation, EXIF and user ids are not in the published table.",

@@ -1,6 +1,7 @@
 """published/dataset/: rows, attribution and papers, put together shard by shard in a draft."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from ccray import components
@@ -22,12 +23,12 @@ SIGN = "croissant.json"
 MODEL_SENTENCE = "The model that learned from its train split is in `../model`; where both are on a hub, it is the model of the same name."
 
 
-def write(recipe: Recipe, root: Root, catalog: Manifest, caption: Manifest, draft: Draft, scratch: Path, gone: Takedowns) -> Dataset:
+def write(recipe: Recipe, root: Root, catalog: Manifest, captions: Mapping[str, Manifest], draft: Draft, scratch: Path, gone: Takedowns) -> Dataset:
     """Fill the draft of the dataset folder.
 
     Args:
         catalog: the finished catalog's manifest.
-        caption: that of the recipe's captions.
+        captions: those of the recipe's captioners, by name.
         scratch: a local folder for rows on their way.
         gone: what was taken down; it is left out.
 
@@ -39,7 +40,7 @@ def write(recipe: Recipe, root: Root, catalog: Manifest, caption: Manifest, draf
     tally = _rows(recipe, root, catalog, layout, plan, draft, scratch)
     if not tally.images:
         raise Failed("no image of the catalog is left to publish: all were taken down")
-    parts = components.describers(recipe, caption.facts.get("captioner_sha256"))
+    parts = components.describers(recipe, {name: one.facts.get("captioner_sha256") for name, one in captions.items()})
     model = MODEL_SENTENCE if "model" in recipe.publish.parts else None
     subject = Dataset(recipe, catalog, layout, plan, tally, draft.files, parts, model)
     sections = summary.sections(subject)

@@ -1,14 +1,17 @@
 """The dataset card, README.md of published/dataset/: Hugging Face's YAML front matter, then what a reader must know, in this order:
 what it is, how to open it, its columns, its licences, its sources, its captions, what was left out, opt-outs and takedowns, persons, limits."""
 
+from collections import Counter
 from typing import Any
 
 import yaml
 
 from ccray.components import public_name
+from ccray.flags import meaning
 from ccray.publishing.cards import table
 from ccray.publishing.credits import PAGE, TABLE
 from ccray.publishing.subject import Dataset
+from ccray.publishing.table import CaptionTable, column_of
 from ccray.publishing.tally import ordered
 
 # Data licences as the Hugging Face hub spells them.
@@ -162,26 +165,41 @@ def _sources(subject: Dataset) -> str:
 
 
 def _captions(subject: Dataset) -> str:
-    parts = []
-    for one in subject.layout.captions:
-        statuses = ", ".join(f"{status} {count:,}" for status, count in ordered(subject.tally.statuses[one.column])) or "none"
-        if one.captioner is None:
-            parts.append(
-                f"`{one.column}` came with the source, where people or a model wrote it; nobody here checked it. Rows by status: {statuses}."
-            )
-            continue
-        config = subject.recipe.caption
-        prompt = f", prompt `{config.prompt}`" if config.prompt else ", no prompt"
+    statuses = subject.tally.statuses
+    parts = [f"{_whose(one)} {_rows_by_status(statuses[one.column])}" for one in subject.layout.captions]
+    if found := sorted(set().union(*statuses.values()) - {"ok"}):
         parts.append(
-            f"`{one.column}` is **synthetic**: written by the model `{public_name(config.model)}` ({config.num_beams} beam{'s' * (config.num_beams > 1)}, at most "
-            f"{config.max_new_tokens} new tokens{prompt}), language {config.language}. No person wrote or checked it. Rows by status: {statuses}."
+            "Texts with a flag are published beside their status, so that you may judge; training leaves them out unless told otherwise. "
+            "Texts that give a person's name away (`person_name`) are withheld.\n\n"
+            + table(("status", "what it means"), [(f"`{status}`", meaning(status)) for status in found])
         )
-    rows = [(one.role, one.source, one.license, one.training_data, one.stated_by) for one in subject.components]
-    parts.append(
-        "The models that described or judged the images, with their own terms (what their cards state was not checked; `components.json` has the same for programs):"
-        "\n\n" + table(("role", "model", "licence", "training data", "stated by"), rows)
-    )
+    rows = [
+        (f"{one.role}, {one.name}" if one.name else one.role, one.source, one.license, one.training_data, one.stated_by) for one in subject.components
+    ]
+    if rows:
+        parts.append(
+            "What described or judged the images, with its own terms (what cards state was not checked; `components.json` has the same for programs):"
+            "\n\n" + table(("role", "model", "licence", "training data", "stated by"), rows)
+        )
     return "\n\n".join(parts)
+
+
+def _whose(one: CaptionTable) -> str:
+    """Who wrote a table's captions, from what, and how."""
+    config = one.captioner
+    if config is None:
+        return f"`{one.column}` came with the source, where people or a model wrote it; nobody here checked it."
+    did = f"translated from `{column_of(config.input)}` by" if config.input else "written by"
+    prompt = f", prompt `{config.prompt}`" if config.prompt else ", no prompt"
+    hints = f", told the source's {' and '.join(config.hints)}" if config.hints else ""
+    return (
+        f"`{one.column}` is **synthetic**: {did} the model `{public_name(config.model)}` ({config.num_beams} beam{'s' * (config.num_beams > 1)}, at most "
+        f"{config.max_new_tokens} new tokens{prompt}{hints}), language {config.language}. No person wrote or checked it."
+    )
+
+
+def _rows_by_status(counts: Counter[str]) -> str:
+    return f"Rows by status: {', '.join(f'{status} {count:,}' for status, count in ordered(counts)) or 'none'}."
 
 
 def _left_out(subject: Dataset) -> str:

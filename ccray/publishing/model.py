@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ccray import components, storage
 from ccray.config import Recipe
 from ccray.interfaces import Refused
-from ccray.publishing import attribution, cards
+from ccray.publishing import attribution, captioned, cards
 from ccray.publishing.attribution import Mix
 from ccray.publishing.cards import Subject
 from ccray.publishing.folders import Draft
@@ -96,15 +96,17 @@ def _subject(
     index: dict[str, Any] = json.loads((folder / SIGN).read_text())
     own: dict[str, Any] = json.loads((folder / "ccray.json").read_text())
     catalog = storage.stage_of(recipe, "catalog").directory
-    learned = f"the {mix.images:,} images of attribution.parquet, with captions by {components.public_name(recipe.caption.model)}"
-    parts = components.list_components(recipe, folder, learned, inputs["caption"].facts.get("captioner_sha256"))
+    drawn = captioned.drawn(recipe, inputs)
+    learned = f"the {mix.images:,} images of attribution.parquet, with {captioned.sentence(drawn)}"
+    captioners = {name: inputs[f"{storage.CAPTIONS}/{name}"].facts.get("captioner_sha256") for name in recipe.caption}
+    parts = components.list_components(recipe, folder, learned, captioners)
     figures, definitions = metrics
     return Subject(
         recipe=recipe,
         pipeline=index["_class_name"],
         size_px=own["size_px"],
         max_tokens=own["max_tokens"],
-        languages=(recipe.caption.language,),
+        captions=drawn,
         mix=mix,
         components=parts,
         metrics=figures,

@@ -41,7 +41,7 @@ class Dataset:
     plan: Plan
     tally: Tally
     files: Mapping[str, FileFacts]  # of the folder, so far
-    components: Sequence[Component]  # captioner and filters
+    components: Sequence[Component]  # captioners and filters
     model: str | None  # what was trained on it, in words
 
     @property

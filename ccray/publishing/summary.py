@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ccray.components import public_name
+from ccray.publishing.captioned import by_captioner
 from ccray.publishing.cards import table
 from ccray.publishing.subject import UNSAID, Dataset
 from ccray.publishing.tally import ordered
@@ -60,7 +61,7 @@ def _general(subject: Dataset) -> Section:
             if recipe.catalog.source == "shapes"
             else "photographs and visual artworks under open licences",
             "text: training data size": "less than 1 billion tokens" if tally.images < 10_000_000 else UNSAID,
-            "text: type of content": "captions, mostly written by a model",
+            "text: type of content": "captions, written by models unless their columns say that the source ships them",
             "latest date of data acquisition": f"{subject.date[5:7]}/{subject.date[:4]}",
             "trained on new data after that date": "no",
             "languages of the captions": ", ".join(subject.languages) or "unknown",
@@ -120,15 +121,16 @@ def top_domains(hosts: Counter[str]) -> list[tuple[str, int]]:
 
 def _synthetic(subject: Dataset) -> Section:
     written = {
-        one.column: f"{subject.tally.statuses[one.column]['ok']:,} captions by {public_name(subject.recipe.caption.model)}"
+        one.column: f"{subject.tally.statuses[one.column]['ok']:,} captions {by_captioner(one.captioner)}, language {one.captioner.language}"
         for one in subject.layout.captions
         if one.captioner
     }
+    models = {one.source: f"licence: {one.license}; trained on: {one.training_data}" for one in subject.components if one.kind != "none"}
     drawn = sum(subject.tally.sources[name] for name in DRAWN)
     return {
-        "used": "yes",
-        "captions": written,
-        "models that wrote them": {one.source: f"licence: {one.license}; trained on: {one.training_data}" for one in subject.components},
+        "used": "yes" if written or drawn else "no",
+        "captions": written or "none",
+        "models that wrote them": models or "none",
         "images": f"{drawn:,} pictures drawn by code, not by a model" if drawn else "none",
     }
 

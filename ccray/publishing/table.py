@@ -1,6 +1,6 @@
-"""The rows of published/dataset/: the catalog's columns that people need, one caption column a captioner, and the bytes if asked for.
+"""The rows of published/dataset/: the catalog's columns that people need, a caption column for each table of captions, and the bytes if asked for.
 
-    catalog/  + captions/<captioner>/ + captions/source-*/ (+ images/)  ->  data/<split>-00000-of-00012.parquet
+    catalog/  + captions/<captioner>/ ... + captions/source-*/ (+ images/)  ->  data/<split>-00000-of-00012.parquet
 
 Everything goes shard by shard; a file holds whole shards of one split, so a few shards at most are in memory.
 """
@@ -15,20 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ccray import storage
-from ccray.config import Recipe
+from ccray import flags, storage
+from ccray.config import IMPORTED, CaptionConfig, Recipe
 from ccray.interfaces import Failed
 from ccray.publishing.folders import Draft
 from ccray.schema import hex_key
-from ccray.storage import Root
+from ccray.storage import CAPTIONS, Root
 from ccray.takedowns import Takedowns, remaining_copies
 
 SPLITS = ("train", "validation", "evaluation")
 ROWS_PER_FILE = 100_000
 ROWS_PER_FILE_WITH_IMAGES = 10_000
 IMAGE_ROWS = 64  # bytes of so many pictures are in memory at once
-CAPTIONS = "captions"
-SHIPPED = "source-"
 IMAGE = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 
 
@@ -73,18 +71,34 @@ READ = [column.name for column in CATALOG_COLUMNS] + ["row_id", "copies"]
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """One table of captions and the columns it becomes."""
+    """One table of captions and the columns it becomes. Flagged texts are published with their flag, but for those that give a person's name away."""
 
-    directory: str
-    column: str
-    captioner: str | None  # None: shipped by a source
+    name: str
+    captioner: CaptionConfig | None  # None: shipped by a source
+
+    @property
+    def directory(self) -> str:
+        return f"{CAPTIONS}/{self.name}"
+
+    @property
+    def column(self) -> str:
+        return column_of(self.name)
+
+    @property
+    def by(self) -> str:
+        """How it came to be."""
+        if self.captioner is None:
+            return "as the source ships it"
+        if self.captioner.input is not None:
+            return f"translated from {column_of(self.captioner.input)} by the captioner {self.name}"
+        return f"written by the captioner {self.name}"
 
     def columns(self) -> tuple[Column, Column, Column]:
-        by = f"written by the model {self.captioner}" if self.captioner else "as the source ships it"
+        said = f"ok; a flag on {self.column}, such as looping; or why there is none, such as undecodable. Null where none was asked for."
         return (
-            Column(self.column, pa.string(), f"Caption, {by}; null where its status is not ok."),
+            Column(self.column, pa.string(), f"Caption, {self.by}. Mind its status: texts that are flagged are here too."),
             Column(f"{self.column}_language", pa.string(), f"Language of {self.column}, BCP 47."),
-            Column(f"{self.column}_status", pa.string(), f"ok, or why there is no {self.column}; null where there was none."),
+            Column(f"{self.column}_status", pa.string(), said),
         )
 
 
@@ -111,20 +125,21 @@ class Layout:
 
 
 def layout(recipe: Recipe, root: Root, gone: Takedowns) -> Layout:
-    """The captions of the recipe's captioner first, then those that sources ship.
+    """The captions of the recipe's captioners first, in its order, then those that sources ship.
 
     Raises:
         Failed: when two tables would become one column.
     """
-    own = CaptionTable(storage.stage_of(recipe, "caption").directory, _column(recipe.caption.captioner), recipe.caption.captioner)
-    shipped = [CaptionTable(f"{CAPTIONS}/{name}", _column(name), None) for name in root.names(CAPTIONS) if name.startswith(SHIPPED)]
-    tables = (own, *shipped)
+    own = [CaptionTable(name, config) for name, config in recipe.caption.items()]
+    shipped = [CaptionTable(name, None) for name in root.names(CAPTIONS) if name.startswith(IMPORTED)]
+    tables = (*own, *shipped)
     if len({table.column for table in tables}) < len(tables):
         raise Failed(f"two caption tables would become one column: {', '.join(table.directory for table in tables)}; rename one of them")
     return Layout(storage.stage_of(recipe, "catalog").directory, tables, "images" if recipe.publish.images else None, gone)
 
 
-def _column(name: str) -> str:
+def column_of(name: str) -> str:
+    """The published column of a table of captions."""
     return "caption_" + re.sub(r"[^0-9A-Za-z]+", "_", name)
 
 
@@ -196,8 +211,9 @@ def _captions(root: Root, captions: CaptionTable, shard: int, keys: pa.ChunkedAr
         return {name: pa.nulls(len(keys), pa.string()) for name in names}
     table = root.read_table(path, columns=["key", "caption", "language", "status"])
     places = pc.index_in(keys, table.column("key").combine_chunks())
-    read = ("caption", "language", "status")
-    return {name: pc.take(table.column(column), places) for name, column in zip(names, read, strict=True)}
+    words = pc.list_element(pc.split_pattern(table.column("status"), ":", max_splits=1), 0)  # what follows may name paths of this machine
+    texts = pc.if_else(pc.equal(words, flags.PERSON_NAME), pa.scalar(None, pa.string()), table.column("caption"))
+    return {name: pc.take(column, places) for name, column in zip(names, (texts, table.column("language"), words), strict=True)}
 
 
 class SplitFiles:

@@ -62,10 +62,9 @@ class Tally:
         self._add_licenses(table)
         self._add_copies(table)
         for one in captions:
-            self.statuses.setdefault(one.column, Counter()).update(
-                {status.partition(":")[0]: rows for status, rows in _counts(table.column(f"{one.column}_status")).items()}
-            )
-            self.languages.setdefault(one.column, Counter()).update(_counts(table.column(f"{one.column}_language")))
+            self.statuses.setdefault(one.column, Counter()).update(_counts(table.column(f"{one.column}_status")))
+            texts = table.filter(pc.is_valid(table.column(one.column)))
+            self.languages.setdefault(one.column, Counter()).update(_counts(texts.column(f"{one.column}_language")))
         seen = pc.max(table.column("license_seen_at")).as_py()
         self.last_seen = max(filter(None, (self.last_seen, seen)), default=None)
 

@@ -1,4 +1,4 @@
-"""publish: checkpoints/<name>/ -> published/model/, catalog/ and captions/ -> published/dataset/; `push` gives them away.
+"""publish: checkpoints/<name>/ -> published/model/, catalog/ and captions/*/ -> published/dataset/; `push` gives them away.
 
 Each folder is put together beside its place and appears there whole. No evaluation is needed; its figures are printed when there are any.
 A finished stage is written anew when images were taken down since. Neither Ray nor torch: nothing is computed.
@@ -22,7 +22,7 @@ from ccray.takedowns import Takedowns, load
 log = logging.getLogger(__name__)
 
 NAME = "publish"
-PARTS = {"model": storage.INPUTS[NAME], "dataset": ("catalog", "caption")}  # what each reads
+PARTS = {"model": storage.INPUTS[NAME], "dataset": ("catalog", "caption")}  # whose outputs each reads
 
 
 def run(recipe: Recipe, root: Root) -> Manifest:
@@ -68,7 +68,8 @@ def push(root: Root, targets: list[pushing.Target], public: bool) -> None:
 
 def _dataset(recipe: Recipe, root: Root, inputs: Mapping[str, Manifest], manifest: Manifest, scratch: Path, gone: Takedowns) -> dict[str, Any]:
     draft = Draft(root, dataset.FOLDER, dataset.SIGN, scratch, f"{storage.stage_of(recipe, NAME).staging}/dataset")
-    subject = dataset.write(recipe, root, inputs["catalog"], inputs["caption"], draft, scratch, gone)
+    captions = {name: inputs[f"{storage.CAPTIONS}/{name}"] for name in recipe.caption}
+    subject = dataset.write(recipe, root, inputs["catalog"], captions, draft, scratch, gone)
     draft.appear()
     manifest.rows = subject.tally.images
     manifest.counts = {one.license: one.images for one in subject.licenses}

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ccray import recipes, schema, storage
+from ccray import config, recipes, schema, storage
 from ccray.config import Recipe
 from ccray.governance import takedown
 from ccray.schema import hex_key, id_of, key_of
@@ -20,6 +20,7 @@ PICTURES = 24  # in two shards
 TWIN = 24  # a second listing of the bytes of picture 3
 UNFETCHED = 25  # listed, and never there
 STEPS = {"step-00000010": 1, "step-00000020": 2}  # how often each picture is seen; the final record equals the last
+JAPANESE, SHIPPED = "captions/ja", "captions/source-caption"
 CAPTIONS, LATENTS, RUN = "captions/shapes-blip2", "latents/shapes-kl-32px", "checkpoints/main"
 
 
@@ -39,6 +40,10 @@ def caption(number: int) -> str:
     return f"caption of picture {number}: {hashlib.sha256(str(number).encode()).hexdigest()}"
 
 
+def translation(number: int) -> str:
+    return f"写真{number}の説明：{hashlib.sha256(b'ja%d' % number).hexdigest()}"
+
+
 def shard_of(number: int) -> int:
     return 0 if number < 12 or number == UNFETCHED else 1
 
@@ -48,7 +53,9 @@ def row_id(number: int) -> int:
 
 
 def recipe() -> Recipe:
-    return recipes.named("tiny")
+    """A captioner, a translator of its captions, and training that draws from these and from what the source ships."""
+    words = ["caption.ja={family: translate, model: shapes:captioner, input: shapes-blip2, language: ja}"]
+    return config.build(recipes.named("tiny"), [*words, "train.captions={shapes-blip2: 1, ja: 1, source-caption: 1}"])
 
 
 def write(root: Root) -> Recipe:
@@ -63,10 +70,14 @@ def write(root: Root) -> Recipe:
         _seal(root, "catalog", shard, [_catalog(number) for number in kept], schema.CATALOG, "key")
         _seal(root, "rejects", shard, [_reject(number) for number in here if number >= PICTURES], schema.REJECTS, "row_id")
         _seal(root, CAPTIONS, shard, [_caption(number) for number in kept], schema.CAPTIONS, "key")
+        _seal(root, JAPANESE, shard, [_translated(number) for number in kept], schema.CAPTIONS, "key")
+        _seal(root, SHIPPED, shard, [_caption(number) | {"caption": f"shipped {caption(number)}"} for number in kept], schema.CAPTIONS, "key")
         latents = schema.LATENTS.with_metadata({"vae": "shapes-kl", "scaling_factor": "0.18215"})
         _seal(root, LATENTS, shard, [_latent(number) for number in kept], latents, "key")
-    for stage in ("catalog", "caption", "encode", "train", "evaluate", "publish"):
-        _finish(root, made, stage)
+    for stage in storage.inputs_of(made, "publish").values():
+        _finish(root, stage)
+    for name in ("evaluate", "publish"):
+        _finish(root, storage.stage_of(made, name))
     _rest(root)
     return made
 
@@ -137,6 +148,12 @@ def _caption(number: int) -> dict[str, Any]:
     return {"key": key(number), "caption": caption(number), "language": "en", "prompt": "", "mean_logprob": -1.0, "status": "ok"}
 
 
+def _translated(number: int) -> dict[str, Any]:
+    """Picture 2's is flagged, and has a text all the same; picture 3's has none."""
+    status = {2: "looping", 3: "input_empty"}.get(number, "ok")
+    return _caption(number) | {"caption": None if number == 3 else translation(number), "language": "ja", "status": status}
+
+
 def latent(number: int) -> np.ndarray:
     return np.random.default_rng((7, number)).standard_normal(64).astype(np.float16)
 
@@ -152,9 +169,9 @@ def _latent(number: int) -> dict[str, Any]:
     }
 
 
-def _finish(root: Root, made: Recipe, name: str) -> None:
+def _finish(root: Root, stage: storage.Stage) -> None:
     """A finished manifest, as the stage writes it."""
-    stage = storage.stage_of(made, name)
+    name = stage.name
     with storage.running(root, stage) as manifest:
         shards = storage.sealed_shards(root, stage.directory)
         manifest.shards = {shard_name(shard): root.read_table(f"{stage.directory}/{shard_name(shard)}").num_rows for shard in shards}
@@ -163,7 +180,8 @@ def _finish(root: Root, made: Recipe, name: str) -> None:
             manifest.counts = {"download_not_found": 1, "duplicate_exact": 1}
             manifest.facts = {"listed": 26, "accepted": 24, "rejected": 2, "licenses": {"CC-BY-4.0": 24}, "splits": {"train": 23, "validation": 1}}
         if name in ("caption", "encode"):
-            manifest.counts = {"ok": PICTURES}
+            flagged = {"looping": 1, "input_empty": 1} if stage.directory == JAPANESE else {}
+            manifest.counts = {"ok": PICTURES - len(flagged)} | flagged
 
 
 def _rest(root: Root) -> None:
@@ -180,6 +198,10 @@ def _rest(root: Root) -> None:
     rows = [{"key": hex_key(key(number)), "caption": caption(number)} for number in range(PICTURES)]
     root.write_table("published/dataset/data/train-00000.parquet", pa.Table.from_pylist(rows))
     root.write("published/dataset/page.html", json.dumps([caption(number) for number in range(PICTURES)]).encode())
+    for table in (CAPTIONS, JAPANESE):
+        page = b"<img src=data:" + picture(1) + b">" + b"".join(translation(number).encode() for number in range(PICTURES))
+        root.write(f"{table}/report.html", page)
+        root.write(f"{table}/statistics.json", json.dumps({"longest": caption(2)}).encode())
     root.write("catalog/report.html", b"<img src=data:" + picture(1) + b">")
 
 

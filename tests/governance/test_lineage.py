@@ -13,7 +13,7 @@ from ccray.storage import Root
 from ccray.takedowns import parse_list
 from ccray.training.shelf import checkpoint_name
 from tests.governance import governed
-from tests.governance.governed import CAPTIONS, LATENTS, RUN, TWIN, UNFETCHED, caption, key, row_id
+from tests.governance.governed import CAPTIONS, JAPANESE, LATENTS, RUN, SHIPPED, TWIN, UNFETCHED, caption, key, row_id, translation
 from tests.training.tables import make_place
 from tests.training.test_takedowns import replayed, run
 
@@ -32,7 +32,12 @@ def test_of_an_image_in_the_catalog(root: Root) -> None:
     assert (found.origin["license"], found.origin["license_basis"]) == ("CC-BY-4.0", "source record")
     assert found.origin["copies"][0]["source_ref"] == "near.png"
     assert (found.image["format"], found.image["width"], found.image["sha256"][:16]) == ("PNG", 24, found.key)
-    assert [(one.table, one.caption) for one in found.captions] == [("source, column caption", f"shipped {caption(5)}"), (CAPTIONS, caption(5))]
+    assert [(one.table, one.caption, one.language, one.status) for one in found.captions] == [
+        ("source, column caption", f"shipped {caption(5)}", "en", "ok"),
+        (JAPANESE, translation(5), "ja", "ok"),
+        (CAPTIONS, caption(5), "en", "ok"),
+        (SHIPPED, f"shipped {caption(5)}", "en", "ok"),
+    ]
     assert [(one.place, one.status) for one in found.latents] == [(LATENTS, "ok")]
     assert [(one.place, one.times) for one in found.checkpoints] == [(RUN, 2), (f"{RUN}/step-00000010", 1), (f"{RUN}/step-00000020", 2)]
     assert found.published == ["published/model/attribution.parquet", "published/dataset/data/train-00000.parquet"]
@@ -81,6 +86,20 @@ def test_as_text_and_as_json(root: Root, capsys: pytest.CaptureFixture[str]) -> 
     assert values["origin"]["key"] == values["key"] == hex_key(key(5))
     assert values["origin"]["row_id"] == hex_key(row_id(5))
     assert [one["times"] for one in values["checkpoints"]] == [2, 1, 2]
+
+
+def test_every_caption_is_told_with_its_language_and_flag(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, line in ((2, f"{JAPANESE} (ja, looping): {translation(2)}"), (3, f"{JAPANESE} (ja, input_empty): no text")):
+        assert main(["lineage", f"{number}.png", "--root", root.uri]) == 0
+        out = capsys.readouterr().out
+        assert f"  caption          {line}\n" in out
+        assert f"  caption          {CAPTIONS} (en): {caption(number)}\n" in out
+        assert f"  caption          {SHIPPED} (en): shipped {caption(number)}\n" in out
+    assert main(["lineage", "2.png", "--root", root.uri, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert translation(2) in out
+    told = {one["table"]: (one["caption"], one["status"]) for one in json.loads(out)["captions"]}
+    assert told[JAPANESE] == (translation(2), "looping")
 
 
 def test_after_a_takedown_and_after_a_purge(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ccray.sharded.mapping import Job
 from ccray.storage import Root, shard_name
 from ccray.takedowns import taken_down
 from tests.governance import governed
-from tests.governance.governed import CAPTIONS, GONE, LATENTS, LIST, PICTURES, RUN, TWIN, caption, key, picture, row_id, run
+from tests.governance.governed import CAPTIONS, GONE, JAPANESE, LATENTS, LIST, PICTURES, RUN, TWIN, caption, key, picture, row_id, run
 
 
 def secrets(numbers: tuple[int, ...] = GONE) -> dict[str, bytes]:
@@ -33,6 +33,7 @@ def secrets(numbers: tuple[int, ...] = GONE) -> dict[str, bytes]:
         data = picture(number)
         found |= {f"bytes {number}": data, f"piece {number}": data[len(data) // 2 :][:200], f"inside {number}": payload(data)[:200]}
         found |= {f"caption {number}": caption(number).encode(), f"latent {number}": governed.latent(number).tobytes()[:64]}
+        found |= {f"translation {number}": governed.translation(number).encode()} if number != 3 else {}
         found |= {f"alternative text {number}": hashlib.sha256(b"alt%d" % number).hexdigest().encode()}
     return found
 
@@ -72,7 +73,7 @@ def found_in(root: Root, numbers: tuple[int, ...] = GONE) -> set[str]:
 
 def stage_files(root: Root, recipe: Recipe) -> None:
     """What interrupted runs leave: rows that wait to be sealed, a block cut short, the draft of an atomic write."""
-    caption_stage, catalog_stage = storage.stage_of(recipe, "caption"), storage.stage_of(recipe, "catalog")
+    caption_stage, catalog_stage = storage.caption_stage(recipe, "shapes-blip2"), storage.stage_of(recipe, "catalog")
     for stage, name in ((caption_stage, CAPTIONS), (catalog_stage, "images")):
         table = root.read_table(f"{name}/{shard_name(1)}").drop_columns("shard")
         root.write_table(f"{stage.staging}/{name}/rows/shard=1/block.parquet", table)
@@ -133,11 +134,15 @@ def test_after_a_purge_all_tables_agree(root: Root) -> None:
 def test_after_a_purge_finished_stages_stay_finished(root: Root) -> None:
     run(root, LIST, purge=True)
     recipe = governed.recipe()
-    for name in ("catalog", "caption", "encode", "train"):
-        assert storage.state(root, storage.stage_of(recipe, name)) == "finished"
+    for stage in storage.inputs_of(recipe, "publish").values():
+        assert storage.state(root, stage) == "finished", stage.directory
     assert storage.state(root, storage.stage_of(recipe, "evaluate")) == "new", "its prompts were their captions"
     assert storage.state(root, storage.stage_of(recipe, "publish")) == "resume", "its dataset held their rows"
     assert not root.exists("catalog/report.html")
+    assert [path for path in root.files("captions") if not path.endswith((".parquet", "manifest.json"))] == [], "pages show pictures and captions"
+    japanese = storage.read_manifest(root, JAPANESE)
+    assert japanese is not None
+    assert (japanese.rows, japanese.counts) == (PICTURES - len(GONE), {"ok": PICTURES - len(GONE)}), "the two that were not ok are gone too"
 
 
 def test_what_waits_to_be_sealed_is_purged_and_the_run_can_go_on(root: Root) -> None:
@@ -146,7 +151,7 @@ def test_what_waits_to_be_sealed_is_purged_and_the_run_can_go_on(root: Root) -> 
     assert found_in(root) >= {"bytes 13", "caption 13", "bytes 0"}
     run(root, LIST, purge=True)
     assert found_in(root) == set()
-    job = Job(root, storage.stage_of(recipe, "caption"), "catalog", Door(CAPTIONS, schema.CAPTIONS, "key"))
+    job = Job(root, storage.caption_stage(recipe, "shapes-blip2"), "catalog", Door(CAPTIONS, schema.CAPTIONS, "key"))
     assert job.unsealed() == [1]
     assert job.staged_rows("/shard=1") == job.expected[1] == 11
     staged = root.read_table(f"{job.staging}/rows/shard=1/block.parquet").append_column("shard", pa.repeat(pa.scalar(1, pa.int32()), 11))

@@ -17,7 +17,7 @@ from ccray.interfaces import Failed
 from ccray.schema import hex_key
 from ccray.storage import Root, shard_name
 from ccray.takedowns import Record, load, parse_list, plain_urls, taken_down, taken_down_rows
-from tests.governance.governed import CAPTIONS, GONE, LATENTS, LIST, PICTURES, RUN, TWIN, UNFETCHED, key, picture, row_id, run
+from tests.governance.governed import CAPTIONS, GONE, JAPANESE, LATENTS, LIST, PICTURES, RUN, SHIPPED, TWIN, UNFETCHED, key, picture, row_id, run
 
 # What a list may say
 
@@ -244,6 +244,8 @@ def test_status_names_what_holds_taken_down_rows(root: Root, capsys: pytest.Capt
         "images: 6 taken-down images",  # the twin has bytes of its own
         "catalog: 5 taken-down rows",
         f"{CAPTIONS}: 5 taken-down captions",
+        f"{JAPANESE}: 4 taken-down captions",  # one of them flagged; the fifth has no text
+        f"{SHIPPED}: 5 taken-down captions",
         f"{LATENTS}: 5 taken-down latents",
         f"{RUN}: 5 taken-down images were seen, 10 times in all",
         f"{RUN}/step-00000010: 5 taken-down images were seen, 5 times in all",

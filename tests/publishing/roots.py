@@ -10,7 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ccray import config, recipes, storage
-from ccray.config import Recipe
+from ccray.config import CaptionConfig, Recipe
 from ccray.licenses import parse
 from ccray.schema import CAPTIONS, CATALOG, IMAGES, id_of, key_of
 from ccray.storage import Root
@@ -29,6 +29,7 @@ TITLES = (
 CREATORS = ("Jane Doe", None, "山田 太郎", "نجيب محفوظ", "<b>bold</b> & sons", "x" * 90)
 PAGES = ("https://photos.example.org/{n}", 'https://commons.example.org/wiki/File:{n}?a=1&b="2"', None, "javascript:alert({n})")
 SOURCES = ("yfcc100m", "table", "openverse")
+IMPORTED = "source-blip2-caption"
 SEEN_AT = datetime(2026, 5, 1, tzinfo=UTC)
 
 
@@ -104,25 +105,37 @@ def finished(place: Path, recipe: Recipe, count: int, shards: int = 3, images: b
     for shard in range(shards):
         rows = [one | {"shard": shard} for one in every[shard::shards]]
         storage.seal(root, "catalog", shard, pa.Table.from_pylist(rows, CATALOG), CATALOG, "key")
-        captions = [caption(one, shard, f"a picture, number {one['source_ref']}", "en") for one in rows]
-        storage.seal(root, storage.stage_of(recipe, "caption").directory, shard, pa.Table.from_pylist(captions, CAPTIONS), CAPTIONS, "key")
+        for name, captioner in recipe.caption.items():
+            captions = [caption(one, shard, *written(captioner, int(one["source_ref"]))) for one in rows]
+            storage.seal(root, f"captions/{name}", shard, pa.Table.from_pylist(captions, CAPTIONS), CAPTIONS, "key")
         if images:
             numbers = range(shard, count, shards)
             made = [{"row_id": one["row_id"], "key": one["key"], "image": picture(number)} for one, number in zip(rows, numbers, strict=True)]
             made += [{"row_id": number, "reason": "download_failed"} for number in range(5)]
             table = pa.Table.from_pylist(made, IMAGES)
             storage.seal(root, "images", shard, table, IMAGES, "row_id", row_group_rows=64, order=("key", "row_id"))
-    shipped = [caption(one, 0, f"as shipped, {one['source_ref']}", "ja") for one in every[0::shards] if one["source"] == "yfcc100m"]
-    storage.seal(root, "captions/source-blip2_caption", 0, pa.Table.from_pylist(shipped, CAPTIONS), CAPTIONS, "key")
-    for name in ("catalog", "caption"):
-        with storage.running(root, storage.stage_of(recipe, name)) as manifest:
+    shipped = [caption(one, 0, f"as shipped, {one['source_ref']}", "fr") for one in every[0::shards] if one["source"] == "yfcc100m"]
+    storage.seal(root, f"captions/{IMPORTED}", 0, pa.Table.from_pylist(shipped, CAPTIONS), CAPTIONS, "key")
+    catalog = storage.stage_of(recipe, "catalog")
+    for stage in (catalog, *storage.stages_of(recipe, "caption"), storage.caption_stage(recipe, IMPORTED)):
+        with storage.running(root, stage) as manifest:
             manifest.rows = count
-            manifest.counts = (reasons or {}) if name == "catalog" else {"ok": count}
+            manifest.counts = (reasons or {}) if stage == catalog else {"ok": count}
             manifest.facts = {"listed": count + sum((reasons or {}).values())}
+            if stage.directory == f"captions/{IMPORTED}":
+                manifest.facts = {"captioner": IMPORTED, "language": "fr", "languages": ["fr"], "column": "blip2_caption"}
     return root
 
 
-def caption(one: dict[str, Any], shard: int, text: str, language: str) -> dict[str, Any]:
+def written(captioner: CaptionConfig, number: int) -> tuple[str, str, str]:
+    """A captioner's text of an image, its language and its status: Japanese ones loop at 7, and name a person at 8, of 50."""
+    if captioner.language == "ja":
+        text = f"夕焼けの海を歩く猫「{number}」、\u2028そして髙い﨑の影"
+        return text, "ja", {7: "looping", 8: "person_name"}.get(number % 50, "ok")
+    return f"a picture, number {number}", captioner.language, "ok"
+
+
+def caption(one: dict[str, Any], shard: int, text: str, language: str, status: str = "ok") -> dict[str, Any]:
     failed = int(one["source_ref"]) % 50 == 49
-    status = "undecodable: no end" if failed else "ok"
+    status = "undecodable: no end in /home/me/image.jpg" if failed else status
     return {"key": one["key"], "shard": shard, "caption": None if failed else text, "language": language, "prompt": "", "status": status}

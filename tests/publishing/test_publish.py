@@ -78,11 +78,13 @@ def trained(root: Root, recipe: Recipe, seen: dict[int, int], catalog: list[dict
         rows = [one | {"shard": shard} for one in catalog[shard::2]]
         storage.seal(root, "catalog", shard, pa.Table.from_pylist(rows, CATALOG), CATALOG, "key")
         captions = [{"key": one["key"], "shard": shard, "caption": f"a picture: {one['title']}", "language": "en", "status": "ok"} for one in rows]
-        directory = storage.stage_of(recipe, "caption").directory
-        storage.seal(root, directory, shard, pa.Table.from_pylist(captions, CAPTIONS), CAPTIONS, "key")
-    for name in ("catalog", "caption", "encode", "train"):
-        with storage.running(root, storage.stage_of(recipe, name)) as manifest:
+        for table in dict.fromkeys([*recipe.caption, *config.trained_captions(recipe)]):
+            storage.seal(root, f"captions/{table}", shard, pa.Table.from_pylist(captions, CAPTIONS), CAPTIONS, "key")
+    for stage in storage.inputs_of(recipe, "publish").values():
+        with storage.running(root, stage) as manifest:
             manifest.rows = len(catalog)
+            if "imported" in stage.config:
+                manifest.facts = {"language": "mul", "languages": ["de", "ja"], "column": "説明"}
     directory = storage.stage_of(recipe, "train").directory
     pipeline.save_folder(pipeline.from_recipe(recipe), root.path(f"{directory}/model"))
     keys = sorted(seen)
@@ -282,7 +284,7 @@ def test_components_of_unknown_terms_are_named_where_the_recipe_lets_them_pass(m
     publish.run(recipe, root)
     text = root.read("published/model/README.md").decode()
     sentence = next(line for line in text.splitlines() if "allow_unknown_components" in line)
-    assert "captioner `a local folder, nameless`" in sentence
+    assert "captioner shapes-blip2 `a local folder, nameless`" in sentence
     assert "denoiser" not in sentence
 
 

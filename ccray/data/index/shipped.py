@@ -108,6 +108,6 @@ def _describe(root: Root, stage: Stage, column: str, folder: str, one: _Written,
     made = imported_stage(stage.recipe, folder, {stage.name: stage.fingerprint})
     rows = sum(one.files.values())
     manifest = Manifest(made.name, made.recipe, "finished", made.fingerprint, made.config, made.inputs, rows, one.files, {"ok": rows})
-    manifest.facts = {"captioner": folder, "language": said, "column": column}
+    manifest.facts = {"captioner": folder, "language": said, "languages": languages, "column": column}
     manifest.started_at, manifest.finished_at = started, now()
     root.write_json(f"{CAPTIONS}/{folder}/{MANIFEST}", manifest.__dict__)

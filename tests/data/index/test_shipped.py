@@ -6,7 +6,8 @@ import pytest
 
 from ccray import config, recipes, schema
 from ccray.data.index.shipped import folder_of, write_shipped
-from ccray.storage import Root, adopt, read_manifest, sealed_shards, stage_directories, stage_of, state
+from ccray.interfaces import Refused
+from ccray.storage import Root, adopt, caption_stage, finished, inputs_of, read_manifest, sealed_shards, stage_directories, stage_of, state
 from tests.data.index import shards
 from tests.data.index.shards import Row
 
@@ -52,13 +53,20 @@ def test_one_table_a_column_with_catalogued_images_alone(root: Root) -> None:
 def test_later_stages_can_choose_them(root: Root) -> None:
     """A later command that names the table finds it finished, for this catalog alone."""
     write_shipped(root, stage_of(recipes.named("tiny"), "catalog"))
-    words = ["caption.captioner=source-alt-text"]
+    words = ["train.captions={source-alt-text: 1}", "caption.fr={family: translate, model: x, input: source-alt-text, language: fr}"]
     chosen = config.build(adopt(root, config.build(recipes.named("tiny"), words)), words)
-    assert state(root, stage_of(chosen, "caption")) == "finished"
-    assert chosen.caption.language == "en"
-    manifest = read_manifest(root, "captions/source-alt-text-2")
-    assert manifest is not None
-    assert manifest.facts["language"] == "und"
+    assert list(chosen.caption) == ["shapes-blip2", "fr"], "what a source ships is no captioner"
+    table = inputs_of(chosen, "train")["captions/source-alt-text"]
+    assert state(root, table) == "finished"
+    assert caption_stage(chosen, "fr").inputs["source-alt-text"] == table.fingerprint
+    with pytest.raises(Refused, match=r"captions/source-no.*run `ccray catalog`"):
+        finished(root, caption_stage(chosen, "source-no"), "train")
+    other = config.build(chosen, ["catalog.policy=permissive"])
+    with pytest.raises(Refused, match="another catalog"):
+        state(root, caption_stage(other, "source-alt-text"))
+    facts = {name: read_manifest(root, f"captions/{name}").facts for name in ("source-alt-text", "source-alt-text-2", "source---")}  # type: ignore[union-attr]
+    assert [(one["language"], one["languages"]) for one in facts.values()] == [("en", ["en"]), ("und", []), ("ja", ["ja"])]
+    assert facts["source---"]["column"] == "説明"
 
 
 def test_a_source_without_captions_writes_nothing(tmp_path: Path) -> None:
