@@ -47,12 +47,12 @@ SCRIPTS = {
     "kana": "ぁ-ゖゝ-ゟァ-ヺー-ヿㇰ-ㇿｦ-ﾟ",
     "han": "㐀-䶿一-鿿々〆豈-﫿𠀀-𲎯",
 }
-_LATIN = "af ca cs cy da de en es et eu fi fil fr ga gl hr hu id is it lt lv ms mt nb nl nn no pl pt ro sk sl sq sv sw tl tr vi".split()
+_LATIN = re.findall(r"\w+", "af ca cs cy da de en es et eu fi fil fr ga gl hr hu id is it lt lv ms mt nb nl nn no pl pt ro sk sl sq sv sw tl tr vi")
 LANGUAGES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_LATIN, ("latin",)),
-    **dict.fromkeys("be bg mk ru uk kk ky mn tg".split(), ("cyrillic",)),
-    **dict.fromkeys("ar fa ur ps".split(), ("arabic",)),
-    **dict.fromkeys("hi mr ne".split(), ("devanagari",)),
+    **dict.fromkeys(("be", "bg", "mk", "ru", "uk", "kk", "ky", "mn", "tg"), ("cyrillic",)),
+    **dict.fromkeys(("ar", "fa", "ur", "ps"), ("arabic",)),
+    **dict.fromkeys(("hi", "mr", "ne"), ("devanagari",)),
     "sr": ("cyrillic", "latin"),
     "ja": ("kana", "han"),
     "zh": ("han",),
@@ -90,7 +90,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "cyrillic": ("ru", "kk", "mn"),
     "arabic": ("ar", "fa", "ur"),
 }
-UNSPACED = frozenset("ja zh yue th lo km my".split())  # written without spaces between words
+UNSPACED = frozenset({"ja", "zh", "yue", "th", "lo", "km", "my"})  # written without spaces between words
 
 
 def primary(tag: str | None) -> str:

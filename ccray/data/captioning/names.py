@@ -14,7 +14,12 @@ BLANK = "…"  # stands where a name was
 TITLE_CASE_WORDS, TITLE_CASE_SHARE = 5, 0.8  # a line of so many words of which so many are capitalised tells nothing by its capitals
 LOOK_AT = 2_000  # characters of each hint
 
-_GIVEN = frozenset(
+
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_GIVEN = _words_of(
     """
     aaron abigail adam adrian ahmed alan albert alejandro alessandro alexander alexandra alfred ali alice amanda amy ana andrea andreas andrew angela anita
     anja anna anne annie anthony antonio arthur barbara beatrice ben benjamin bernard beth bob brandon brenda brian bruce bruno carl carla carlos carmen
@@ -33,7 +38,7 @@ _GIVEN = frozenset(
     sharon silvia simon sofia sophia sophie stefan stefano stella stephanie stephen steve steven stuart susan suzanne sven takeshi tanja tatiana teresa
     theodore theresa thomas tim timothy tina tobias todd tom tony tyler ursula valentina vanessa vera veronica victor victoria viktor vincent vladimir
     walter wendy wilhelm william wolfgang xavier yoko yuki yuri yvonne zoe
-    """.split()
+    """
 )
 _HONORIFIC = (
     r"(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Lady|Lord|Dame|Madame|Mme|Monsieur|Herr|Frau|Señora?|Signora?|Captain|Capt|Col|General|Gen|Lt|Sgt"
@@ -47,41 +52,39 @@ _AFTER_HONORIFIC = re.compile(rf"\b{_HONORIFIC}[ \t]+((?:{_CAPITALISED}\.?[ \t]+
 _SINGLE = re.compile(rf"\b{_CAPITALISED}")
 # A run of kanji or of katakana before a title of respect; other words that end alike are not names.
 _JAPANESE = re.compile(r"([一-鿿々]{1,6}|[ァ-ヺー・]{2,20})(?:さん|ちゃん|くん|さま|先生|選手|氏|君|様)")
-_NOT_NAMES = frozenset(
+_NOT_NAMES = _words_of(
     "父 母 兄 姉 客 皆 奥 赤 子 娘 息子 孫 神 仏 王 殿 犬 猫 猿 象 熊 兎 鳥 店 隊 縞模 模 同 仕 多 異 一 各 有 態 摂 華 両 諸 主 名 患者 店員 駅員 職人 花嫁 花婿 老人 担任 "
-    "観客 乗客 選手 女王 王女 王子 姫 お 若 坊 嬢".split()
+    "観客 乗客 選手 女王 王女 王子 姫 お 若 坊 嬢"
 )
 _CJK_NAME = re.compile(r"[一-鿿々ぁ-んァ-ヺー가-힣]{2,}")
 # Capitalised without being of a person's name; a run loses them at both ends.
-_NO_NAME = frozenset(
+_NO_NAME = _words_of(
     """
     a an the my our your his her their this that these those i we you it one two three some and or of in on at by for with from to into as is are was
     photo photograph picture image portrait painting drawing view scene untitled img dsc dscf jpg png file no day night morning evening
     monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october november december
     spring summer autumn fall winter christmas easter happy birthday merry new old young little big great american british english french german italian
     spanish dutch russian chinese japanese african european asian indian canadian mexican
-    """.split()
+    """
 )
-_PLACE_FIRST = frozenset(
-    "new north south east west northern southern eastern western mount mt lake fort port los las san santa são saint st united".split()
-)
-_PLACE_LAST = frozenset(
+_PLACE_FIRST = _words_of("new north south east west northern southern eastern western mount mt lake fort port los las san santa são saint st united")
+_PLACE_LAST = _words_of(
     """
     street st road rd avenue ave lane square plaza bridge park garden gardens tower towers river creek lake sea ocean bay beach coast island islands mountain
     mountains mount hill hills valley canyon falls forest desert museum gallery library church cathedral abbey temple mosque castle palace fort university
     college school station airport harbour harbor port stadium arena theatre theater hotel restaurant cafe market house hall center centre city town village
     county state states district region province national kingdom republic festival parade club team company society association day york
     zealand angeles francisco diego vegas orleans jersey mexico delhi
-    """.split()
+    """
 )
 # Surnames that are words of many captions: alone they name nobody.
-_ORDINARY = frozenset(
+_ORDINARY = _words_of(
     """
     black white brown green grey gray gold silver rose wood woods stone field fields hill forest rivers lake brook bird fox wolf lamb fish cook baker butcher
     smith miller taylor carpenter farmer fisher hunter shepherd potter mason king queen prince knight pope bishop young old long short small little large rich
     bush reed park parks church house hall street bridge banks bell ball cross winter summer snow frost rain day may june april august love hope grace joy art
     page price power best good man woman boy girl dog cat photo photography studio studios images pictures
-    """.split()
+    """
 )
 
 
