@@ -22,30 +22,30 @@ MOST_KANA = 0.1  # of a Chinese text's letters
 
 # Letters by script, as ranges of a regular expression.
 SCRIPTS = {
-    "latin": "A-Za-zªºÀ-ÖØ-öø-ʯḀ-ỿ",
-    "cyrillic": "Ѐ-ԯ",
-    "greek": "Ͱ-Ͽἀ-῿",
-    "arabic": "؀-ۿݐ-ݿﭐ-﷿ﹰ-ﻼ",
-    "hebrew": "֐-׿",
-    "devanagari": "ऀ-ॿ",
-    "bengali": "ঀ-৿",
-    "gurmukhi": "਀-੿",
-    "gujarati": "઀-૿",
-    "tamil": "஀-௿",
-    "telugu": "ఀ-౿",
-    "kannada": "ಀ-೿",
-    "malayalam": "ഀ-ൿ",
-    "sinhala": "඀-෿",
-    "thai": "฀-๿",
-    "lao": "຀-໿",
-    "burmese": "က-႟",
-    "georgian": "Ⴀ-ჿᲐ-Ჿ",
-    "armenian": "԰-֏",
-    "ethiopic": "ሀ-፿",
-    "khmer": "ក-៿",
-    "hangul": "가-힣ᄀ-ᇿㄱ-ㆎ",
-    "kana": "ぁ-ゖゝ-ゟァ-ヺー-ヿㇰ-ㇿｦ-ﾟ",
-    "han": "㐀-䶿一-鿿々〆豈-﫿𠀀-𲎯",
+    "latin": "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff",
+    "cyrillic": "\u0400-\u052f",
+    "greek": "\u0370-\u03ff\u1f00-\u1fff",
+    "arabic": "\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefc",
+    "hebrew": "\u0590-\u05ff",
+    "devanagari": "\u0900-\u097f",
+    "bengali": "\u0980-\u09ff",
+    "gurmukhi": "\u0a00-\u0a7f",
+    "gujarati": "\u0a80-\u0aff",
+    "tamil": "\u0b80-\u0bff",
+    "telugu": "\u0c00-\u0c7f",
+    "kannada": "\u0c80-\u0cff",
+    "malayalam": "\u0d00-\u0d7f",
+    "sinhala": "\u0d80-\u0dff",
+    "thai": "\u0e00-\u0e7f",
+    "lao": "\u0e80-\u0eff",
+    "burmese": "\u1000-\u109f",
+    "georgian": "\u10a0-\u10ff\u1c90-\u1cbf",
+    "armenian": "\u0530-\u058f",
+    "ethiopic": "\u1200-\u137f",
+    "khmer": "\u1780-\u17ff",
+    "hangul": "\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e",
+    "kana": "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f",
+    "han": "\u3400-\u4dbf\u4e00-\u9fff\u3005\u3006\uf900-\ufaff\U00020000-\U000323af",
 }
 _LATIN = re.findall(r"\w+", "af ca cs cy da de en es et eu fi fil fr ga gl hr hu id is it lt lv ms mt nb nl nn no pl pt ro sk sl sq sv sw tl tr vi")
 LANGUAGES: dict[str, tuple[str, ...]] = {
@@ -141,9 +141,11 @@ def _fits_kana(letters: str, language: str) -> bool:
 def _is_likely(text: str, language: str) -> bool:
     """Whether no other language of the same letters is much likelier."""
     expected = SAME.get(language, language)
-    rivals = _rivals(expected)
     seen = text[:LOOK_AT]
-    if not rivals or sum(map(str.isalpha, seen)) < LEAST_LETTERS or len(seen.split()) < LEAST_WORDS:
+    if sum(map(str.isalpha, seen)) < LEAST_LETTERS or len(seen.split()) < LEAST_WORDS:
+        return True
+    rivals = _rivals(expected)
+    if not rivals:
         return True
     shares = dict(_classifier(expected).rank(seen.lower()))
     return max(shares[rival] for rival in rivals) <= TIMES_LIKELIER * shares[expected]

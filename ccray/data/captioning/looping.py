@@ -22,7 +22,8 @@ LEAST_TRIPLES, LEAST_DISTINCT = 40, 0.4
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _SENTENCE_END = re.compile(r"[.!?\n。!?…]+")
-UNSPACED_LETTER = re.compile("[぀-ヿ㐀-䶿一-鿿豈-﫿ｦ-ﾟ฀-๿຀-໿ក-៿က-႟]")
+# Kana, Chinese characters, Thai, Lao, Khmer, Burmese.
+UNSPACED_LETTER = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f]")
 
 
 def words_of(text: str) -> list[str]:
@@ -45,7 +46,7 @@ def is_looping(text: str) -> bool:
         return True
     if _repeats(end, UNSPACED_TIMES, UNSPACED_RUN) if unspaced else _repeats(end, SPACED_TIMES, SPACED_RUN):
         return True
-    return _says_little(list(end.replace(" ", "")) if unspaced else words)
+    return _says_little(list(end.replace(" ", "")) if unspaced else ["0" if word.isdigit() else word for word in words])  # "1 cat 2 cat 3 cat ..."
 
 
 def _words_repeat(words: Sequence[str]) -> bool:

@@ -39,11 +39,11 @@ def captions(root: Root, name: str, said: Mapping[int, Said], language: str = "e
     files = {}
     for shard in sealed_shards(root, "catalog"):
         keys = [key for key in root.read_table(f"catalog/{shard_name(shard)}", columns=["key"]).column("key").to_pylist() if key in said]
-        rows = [
-            dict(zip(schema.CAPTIONS.names, (key, shard, said[key][0], language, "", said[key][2], said[key][1]), strict=True)) for key in keys
-        ]
+        rows = [dict(zip(schema.CAPTIONS.names, (key, shard, said[key][0], language, "", said[key][2], said[key][1]), strict=True)) for key in keys]
         if rows:
-            files[shard_name(shard)] = seal(root, f"captions/{name}", shard, pa.Table.from_pylist(rows, schema=schema.CAPTIONS), schema.CAPTIONS, "key")
+            files[shard_name(shard)] = seal(
+                root, f"captions/{name}", shard, pa.Table.from_pylist(rows, schema=schema.CAPTIONS), schema.CAPTIONS, "key"
+            )
     manifest = Manifest("caption", "tiny", "finished", "f" * 16, {}, {}, sum(files.values()), files)
     manifest.facts = {"captioner": name, "language": language} | ({"model": model} if model else {})
     root.write_json(f"captions/{name}/{MANIFEST}", manifest.__dict__)
