@@ -4,54 +4,31 @@ One self-contained file: no script, nothing loaded from elsewhere. What it shows
 become links. The sample is the same on every run; images that were taken down are not shown.
 """
 
-import base64
-import html
-import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image
 
 from ccray import licenses
 from ccray.components import public_name
 from ccray.config import CatalogConfig
 from ccray.data.index.verdicts import without_creator
-from ccray.data.pictures.images import Pixels, within
-from ccray.data.pictures.pixels import OK, Box, LoadPixels, pixels_of
+from ccray.data.page import attribution, document, link, picture, section, shown, table, text
 from ccray.schema import hex_key
 from ccray.storage import Root, sealed_shards, shard_name
 from ccray.takedowns import taken_down
 
 REPORT = "catalog/report.html"
 SAMPLE = 48  # pictures
-THUMBNAIL_PX = 240  # longer side
-JPEG_QUALITY = 72
 MOST_ROWS = 25  # of a table or a chart; the rest is added up
 SIDES_PX = (0, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
 ASPECTS = (0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95, 1.05, 1.25, 1.4, 1.6, 2.0, 2.5)
 COUNTED = ["key", "license", "license_url", "attribution", "creator", "source", "width", "height", "split", "copies"]
-SHOWN = [
-    "key",
-    "shard",
-    "title",
-    "creator",
-    "creator_url",
-    "license",
-    "license_url",
-    "source",
-    "source_ref",
-    "source_url",
-    "width",
-    "height",
-    "split",
-]
 
 
 @dataclass
@@ -135,73 +112,27 @@ def _binned(values: NDArray[Any], edges: Sequence[float]) -> NDArray[np.int64]:
 
 def _sample(root: Root, tally: Tally) -> list[tuple[dict[str, Any], bytes]]:
     """Rows of the catalog and their thumbnails, in the sample's order; pictures that cannot be read are left out."""
-    found: dict[int, tuple[dict[str, Any], bytes]] = {}
-    load = LoadPixels(root, partial(_small, side_px=THUMBNAIL_PX))
-    for shard in sorted({shard for _, shard, _ in tally.sample}):
-        keys = np.array(sorted(key for _, of_shard, key in tally.sample if of_shard == shard), np.int64)
-        table = root.read_table(f"catalog/{shard_name(shard)}", columns=SHOWN)
-        rows = {row["key"]: row for row in table.filter(pc.is_in(table.column("key"), pa.array(keys))).to_pylist()}
-        for key in keys:
-            batch = load({"key": np.array([key]), "shard": np.array([shard])})
-            if batch["status"][0] == OK:
-                found[int(key)] = (rows[int(key)], _jpeg(pixels_of(batch, 0)))
+    found = shown(root, "catalog", [(shard, key) for _, shard, key in tally.sample])
     return [found[key] for _, _, key in tally.sample if key in found]
-
-
-def _small(pixels: Pixels, side_px: int) -> tuple[Pixels, Box]:
-    return within(pixels, side_px), (0, 0, pixels.shape[1], pixels.shape[0])
-
-
-def _jpeg(pixels: Pixels) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-    return buffer.getvalue()
-
-
-def text(value: object) -> str:
-    """Anything as text of a page: escaped, also for attributes in quotes."""
-    return html.escape(str(value), quote=True)
-
-
-def link(address: str | None, words: str) -> str:
-    """A link when the address is one that a browser only opens (http, https); otherwise the words alone."""
-    plain = (address or "").strip()
-    if not plain.lower().startswith(("http://", "https://")):
-        return text(words)
-    return f'<a href="{text(plain)}" rel="noopener noreferrer nofollow">{text(words)}</a>'
 
 
 def _card(row: dict[str, Any], thumbnail: bytes) -> str:
     """One picture with its attribution: title, creator, licence, source."""
-    title = (row["title"] or "").strip() or f"{row['source']} {row['source_ref']}"
-    creator = (row["creator"] or "").strip()
-    who = f"by <bdi>{link(row['creator_url'], creator)}</bdi>" if creator else "<span class=none>no creator named</span>"
-    encoded = base64.b64encode(thumbnail).decode()
-    only = ' <span class=tag title="allows no derivatives: never trained on">evaluation only</span>' if row["split"] == "evaluation" else ""
-    return (
-        f'<figure id="k{hex_key(row["key"])}"><div class=frame><img alt="{text(title)}" src="data:image/jpeg;base64,{encoded}"></div>'
-        f"<figcaption><b><bdi>{text(title)}</bdi></b>{who}<br>{link(row['license_url'], row['license'] or 'unknown')}{only}<br>"
-        f"{link(row['source_url'], row['source'])} · {row['width']} × {row['height']} px</figcaption></figure>\n"
-    )
+    return f'<figure id="k{hex_key(row["key"])}">{picture(row, thumbnail)}<figcaption>{attribution(row)}</figcaption></figure>\n'
 
 
 def _page(config: CatalogConfig, tally: Tally, cards: Sequence[str]) -> str:
     """The whole page."""
     body = [
         _summary(config, tally),
-        _section("Sources", "", _table(("source", "accepted", "rejected"), _source_rows(tally))),
-        _section("Licences", "Of the images that were accepted.", _bars("licences", _most(tally.licenses)) + _license_table(tally)),
-        _section("Sizes", "Pixels as received, upright.", _sizes(tally)),
-        _section("Creators", "", _creators(tally)),
-        _section("Rejected", "Why images are not in the catalog, with shares of all listed; <code>rejects/</code> names each.", _rejects(tally)),
-        _section("Sample", f"{len(cards)} images, chosen by their keys.", f"<div class=grid>{''.join(cards)}</div>" if cards else "<p>None.</p>"),
+        section("Sources", "", table(("source", "accepted", "rejected"), _source_rows(tally))),
+        section("Licences", "Of the images that were accepted.", _bars("licences", _most(tally.licenses)) + _license_table(tally)),
+        section("Sizes", "Pixels as received, upright.", _sizes(tally)),
+        section("Creators", "", _creators(tally)),
+        section("Rejected", "Why images are not in the catalog, with shares of all listed; <code>rejects/</code> names each.", _rejects(tally)),
+        section("Sample", f"{len(cards)} images, chosen by their keys.", f"<div class=grid>{''.join(cards)}</div>" if cards else "<p>None.</p>"),
     ]
-    head = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="referrer" content="no-referrer">'
-        f'<meta name="color-scheme" content="light dark"><title>Catalog of {text(public_name(config.source))}</title><style>{STYLE}</style></head>\n'
-    )
-    return f"{head}<body><main>\n{''.join(body)}</main></body></html>\n"
+    return document(f"Catalog of {public_name(config.source)}", "".join(body), STYLE)
 
 
 def _summary(config: CatalogConfig, tally: Tally) -> str:
@@ -213,17 +144,6 @@ def _summary(config: CatalogConfig, tally: Tally) -> str:
     near = "not compared" if config.near_duplicate_bits is None else f"up to {config.near_duplicate_bits} of 64 bits"
     said = f"Source <code>{text(public_name(config.source))}</code>, policy <code>{text(config.policy)}</code>, near duplicates {near}."
     return f"<h1>Catalog</h1>\n<p>{said}</p>\n<div class=figures>{boxes}</div>\n"
-
-
-def _section(heading: str, note: str, body: str) -> str:
-    return f"<section><h2>{heading}</h2>\n{f'<p>{note}</p>' if note else ''}\n{body}</section>\n"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML; the first column is a name, the others figures."""
-    head = "".join(f'<th scope="col">{text(name)}</th>' for name in columns)
-    body = "".join(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>\n' for first, *rest in rows)
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
 
 
 def _most(counter: Counter[str]) -> list[tuple[str, int]]:
@@ -244,13 +164,13 @@ def _license_table(tally: Tally) -> str:
         for name, number in _most(tally.licenses)
     ]
     note = "<p>Bucket C: any use. NC: no commercial use. ND: no derivatives, so never trained on.</p>\n"
-    return _table(("licence", "bucket", "images", "share"), rows) + note
+    return table(("licence", "bucket", "images", "share"), rows) + note
 
 
 def _creators(tally: Tally) -> str:
     if not tally.no_creator:
         return "<p>Every image names its creator.</p>\n"
-    return _table(
+    return table(
         ("", "images", "share"),
         [
             ("no creator named", f"{tally.no_creator:,}", f"{tally.no_creator / max(tally.images, 1):.1%}"),
@@ -263,7 +183,7 @@ def _rejects(tally: Tally) -> str:
     if not tally.reasons:
         return "<p>Nothing was rejected.</p>\n"
     rows = [(f"<code>{text(name)}</code>", f"{number:,}", f"{number / tally.listed:.1%}") for name, number in _most(tally.reasons)]
-    return _bars("reject reasons", _most(tally.reasons)) + _table(("reason", "images", "share"), rows)
+    return _bars("reject reasons", _most(tally.reasons)) + table(("reason", "images", "share"), rows)
 
 
 def _sizes(tally: Tally) -> str:
@@ -303,30 +223,8 @@ def _bar(place: int, label: str, number: int, most: int) -> str:
 
 
 CHART_PX, LABEL_PX, NUMBER_PX, BAR_PX, LABEL_AT_MOST = 360, 154, 62, 18, 22  # a letter takes 6.6 px of a label, at most
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1a; --soft: #5d5d59; --paper: #fbfbf9; --line: #dddcd6; --bar: #3b6ea8; --link: #1d5693; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ecebe6; --soft: #a9a8a2; --paper: #161614; --line: #3a3935; --bar: #6ea3de; --link: #93c0f0; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-main { max-width: 1160px; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.8rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.4rem 0 .4rem; } h3 { font-size: 1rem; margin: .6rem 0; }
-a { color: var(--link); } p { margin: .3rem 0 .8rem; color: var(--soft); max-width: 46rem; } code { font-size: .92em; }
-.figures { display: flex; flex-wrap: wrap; gap: .7rem 2rem; margin: 1rem 0; } .figures b { display: block; font-size: 1.5rem; line-height: 1.2; }
-.figures span { color: var(--soft); font-size: .9rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .8rem 0; }
-th { text-align: left; } td { text-align: right; font-variant-numeric: tabular-nums; }
-thead th, td, th code { white-space: nowrap; overflow-wrap: normal; } thead th:not(:first-child) { text-align: right; }
-th, td { padding: .3rem 1.1rem .3rem 0; font-weight: 400; border-bottom: 1px solid var(--line); }
-th:last-child, td:last-child { padding-right: 0; } thead th { color: var(--soft); }
 svg { display: block; width: 100%; max-width: 440px; height: auto; margin: .6rem 0; }
 svg text { font-size: 11px; fill: var(--ink); } rect { fill: var(--bar); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 0 2rem; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(150px, 44%), 1fr)); gap: 1.4rem 1rem; }
-figure { margin: 0; } .frame { aspect-ratio: 1; background: color-mix(in srgb, var(--line) 35%, transparent); }
-.frame img { width: 100%; height: 100%; object-fit: contain; display: block; }
-figcaption { font-size: .82rem; line-height: 1.35; margin-top: .4rem; color: var(--soft); }
-figcaption b { color: var(--ink); font-weight: 600; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
-.none { font-style: italic; } .tag { border: 1px solid var(--line); border-radius: 3px; padding: 0 .3em; font-size: .9em; white-space: nowrap; }
-@media print { a { color: inherit; } .wide { overflow: visible; } }
 """
