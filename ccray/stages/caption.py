@@ -63,7 +63,7 @@ def _captioned(recipe: Recipe, root: Root, captioner: str, stage: Stage) -> Mani
 
 def _columns(config: CaptionConfig) -> list[str]:
     """What is read of the catalog, or of the table that is translated."""
-    return ["key", "shard"] if config.input is None else ["key", "shard", "caption", "status"]
+    return ["key", "shard", *(columns_of(config) if config.input is None else ("caption", "status"))]
 
 
 def _steps(recipe: Recipe, root: Root, config: CaptionConfig) -> list[Step]:

@@ -9,6 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 from ccray import schema
 from ccray.config import CaptionConfig
 from ccray.data.captioning.checking import status_of
+from ccray.data.captioning.names import Hints, without_names
 from ccray.data.pictures.pixels import OK, TAKEN_DOWN, as_objects, pixels_of
 from ccray.interfaces import Batch, Caption, Captioner, Subject
 from ccray.models.captioners.build import captioner_of
@@ -30,7 +31,8 @@ class CaptionImages:
 
     def __call__(self, batch: Batch) -> Batch:
         good = [row for row, status in enumerate(batch["status"]) if status == OK]
-        outcomes = described(self._captioner, [Subject(pixels_of(batch, row)) for row in good])
+        subjects = [Subject(pixels_of(batch, row), told(hints_of(batch, row, self._config), self._config)) for row in good]
+        outcomes = described(self._captioner, subjects)
         return answered(batch, self._config, dict(zip(good, outcomes, strict=True)))
 
     def given_up(self, batch: Batch, why: str) -> Batch:
@@ -62,11 +64,29 @@ class TranslateCaptions:
         return answered(batch, self._config, dict.fromkeys(range(len(batch["key"])), why))
 
 
+def columns_of(config: CaptionConfig) -> tuple[str, ...]:
+    """Columns of the catalog that a captioner needs beside the pictures: its hints, and by whose name they are to be searched."""
+    return (*config.hints, "creator") if config.hints else ()
+
+
+def hints_of(batch: Batch, row: int, config: CaptionConfig) -> Hints | None:
+    """What the source says of one picture, where the captioner is told any of it."""
+    return {name: batch[name][row] for name in columns_of(config)} or None
+
+
+def told(hints: Hints | None, config: CaptionConfig) -> str | None:
+    """The words that a captioner is told, without what looks like names of persons unless the recipe keeps them."""
+    said = [hints[name] for name in config.hints if hints and hints[name]] if hints else []
+    if not config.keep_names:
+        said = [without_names(text or "", hints["creator"] if hints else None) for text in said]
+    return " ".join(filter(None, said)) or None
+
+
 def answered(batch: Batch, config: CaptionConfig, outcomes: dict[int, Caption | str]) -> Batch:
     """Rows of `schema.CAPTIONS`: `outcomes` are captions, which are checked, or what went wrong; the other rows keep the status they came with."""
     rows = range(len(batch["key"]))
     captions = {row: outcome for row, outcome in outcomes.items() if isinstance(outcome, Caption)}
-    statuses = {row: outcome if isinstance(outcome, str) else status_of(outcome, config) for row, outcome in outcomes.items()}
+    statuses = {row: outcome if isinstance(outcome, str) else status_of(outcome, config, hints_of(batch, row, config)) for row, outcome in outcomes.items()}
     columns = {
         "key": batch["key"],
         "shard": batch["shard"],
