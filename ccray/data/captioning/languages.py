@@ -3,8 +3,8 @@
     letters of the language's script  ->  kana, which tell Japanese from Chinese  ->  py3langid among languages of that script
 
 The classifier is asked only where letters do not decide, only of texts long enough, and only in favour of a language that it finds several times
-likelier than the expected one. Of 24,614 English captions of COCO it then doubts none, of 2,014 German, French and Czech ones each, taken for English, it
-finds all but one (`tests/data/captioning/test_languages.py` holds the rest).
+likelier than the expected one. Measured: of 24,614 English captions of COCO it doubts one. Of 2,014 captions each of Multi30k it finds 99.9 % of the German,
+99.9 % of the French and 97.6 % of the Czech ones where English was asked for, and doubts one German one where German was.
 """
 
 import copy

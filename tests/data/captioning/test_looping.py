@@ -87,4 +87,4 @@ def test_a_long_caption_takes_milliseconds() -> None:
     for text in (" ".join(unlike), " ".join(nearly), "".join(random.choices("犬猫", k=LOOK_AT)), "あ" * LOOK_AT, " ".join(unlike * 10)):
         started = time.process_time()
         is_looping(text)
-        assert time.process_time() - started < 0.1
+        assert time.process_time() - started < 0.3  # measured: 1 to 10 ms
