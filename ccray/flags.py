@@ -4,16 +4,16 @@ that set a status and those that publish it share one list."""
 OK = "ok"
 PERSON_NAME = "person_name"
 TRANSLATED = "input_"  # before the status of the caption that a translator was to translate
-# What is wrong with a text that is there; such captions are not trained on unless `train.caption_statuses` names their flag.
+# What is wrong with a text that is there, the first that applies; such captions are not trained on unless `train.caption_statuses` names their flag.
 FLAGS: dict[str, str] = {
-    "empty": "the model gave no text",
-    "too_short": "shorter than the captioner's `min_characters`",
-    "too_long": "longer than the captioner's `max_characters`",
-    "looping": "it says the same words over and over",
-    "truncated": "the model did not end it within the most tokens allowed",
-    "refusal": "the model declined to describe the picture, or spoke of itself",
-    "wrong_language": "it is not in the captioner's language",
-    PERSON_NAME: "it holds a person's name that the source's words gave away",
+    "empty": "no letter and no digit",
+    "looping": "the same words, characters or sentences over and over",
+    "refusal": "the model says that it cannot, or talks of itself",
+    PERSON_NAME: "repeats what looks like a person's name in the picture's title, description or creator",
+    "wrong_language": "not in the language that was asked for",
+    "truncated": "cut off at the most tokens allowed, not ended by the model",
+    "too_short": "fewer characters than the recipe asks for",
+    "too_long": "more characters than the recipe allows",
 }
 # Why there is no text.
 OUTCOMES: dict[str, str] = {

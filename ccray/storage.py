@@ -46,6 +46,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "publish": ("catalog", "caption", "encode", "train"),
 }
 CAPTIONS = "captions"
+PAGES = (".html", ".json")  # made of all tables of captions, and no table
 
 
 class Root:
@@ -509,10 +510,15 @@ def _alive(pid: int) -> bool:
 def stage_directories(root: Root) -> list[str]:
     """Directories under the root that have a manifest, in the corridor's order."""
     candidates = ["catalog"]
-    for parent in (CAPTIONS, "latents", "checkpoints"):
-        candidates += [f"{parent}/{name}" for name in root.names(parent)]
+    candidates += [f"{CAPTIONS}/{table}" for table in caption_tables(root)]
+    candidates += [f"{parent}/{name}" for parent in ("latents", "checkpoints") for name in root.names(parent)]
     candidates += ["evaluation", "published"]
     return [directory for directory in candidates if root.exists(f"{directory}/{MANIFEST}")]
+
+
+def caption_tables(root: Root) -> list[str]:
+    """Names of the tables under captions/, without the pages that lie beside them."""
+    return [name for name in root.names(CAPTIONS) if not name.endswith(PAGES)]
 
 
 def adopt(root: Root, recipe: Recipe) -> Recipe:

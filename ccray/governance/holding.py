@@ -68,10 +68,12 @@ def _tables(root: Root, wanted: pa.Array) -> Iterator[Held]:
     not_purged = pc.is_null(pc.field("reason")) | (pc.field("reason") != str(Reject.TAKEN_DOWN))
     yield Held("images", _count(root, "images", wanted, not_purged), "images", f"no stage opens them; {PURGE}")
     yield Held("catalog", _count(root, "catalog", wanted), "rows", f"every reader leaves them out; {PURGE}")
-    held = {"captions": pc.is_valid(pc.field("caption")), "latents": pc.field("status") == "ok"}  # flagged captions have a text too
-    for parent, condition in held.items():
-        for name in root.names(parent):
-            yield Held(f"{parent}/{name}", _count(root, f"{parent}/{name}", wanted, condition), parent, f"training leaves them out; {PURGE}")
+    cure = f"training leaves them out; {PURGE}"
+    texts = pc.is_valid(pc.field("caption"))  # flagged ones too
+    for place in [f"{storage.CAPTIONS}/{table}" for table in storage.caption_tables(root)]:
+        yield Held(place, _count(root, place, wanted, texts), "captions", cure)
+    for place in [f"latents/{name}" for name in root.names("latents")]:
+        yield Held(place, _count(root, place, wanted, pc.field("status") == "ok"), "latents", cure)
 
 
 def _count(root: Root, directory: str, wanted: pa.Array, condition: pc.Expression | None = None) -> int:

@@ -156,9 +156,10 @@ def _follow(root: Root, found: Lineage, key: int) -> None:
     """Captions, latents, checkpoints and published files, by key."""
     for row in found.origin.get("captions") or []:
         found.captions.append(Text(f"source, column {row['column']}", row["text"], row["language"], "ok"))
-    for directory, row in _in_tables(root, "captions", key, ["key", "caption", "language", "status"]):
+    tables = [f"{storage.CAPTIONS}/{table}" for table in storage.caption_tables(root)]
+    for directory, row in _in_tables(root, tables, key, ["key", "caption", "language", "status"]):
         found.captions.append(Text(directory, row["caption"], row["language"], row["status"]))
-    for directory, row in _in_tables(root, "latents", key, ["key", "status"]):
+    for directory, row in _in_tables(root, [f"latents/{name}" for name in root.names("latents")], key, ["key", "status"]):
         found.latents.append(Use(directory, status=row["status"]))
     wanted = pa.array([key], pa.int64())
     for path in holding.checkpoints(root):
@@ -170,9 +171,9 @@ def _follow(root: Root, found: Lineage, key: int) -> None:
     found.published += [path for path in holding.dataset_tables(root) if holding.rows_in(root, path, wanted)]
 
 
-def _in_tables(root: Root, parent: str, key: int, columns: list[str]) -> list[tuple[str, dict[str, Any]]]:
+def _in_tables(root: Root, directories: list[str], key: int, columns: list[str]) -> list[tuple[str, dict[str, Any]]]:
     wanted = pa.array([key], pa.int64())
-    places = [(f"{parent}/{name}", shard) for name in root.names(parent) for shard in storage.sealed_shards(root, f"{parent}/{name}")]
+    places = [(directory, shard) for directory in directories for shard in storage.sealed_shards(root, directory)]
 
     def look(place: tuple[str, int]) -> list[tuple[str, dict[str, Any]]]:
         table = holding.keys_in(root, f"{place[0]}/{storage.shard_name(place[1])}", wanted, columns)

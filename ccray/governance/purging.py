@@ -4,7 +4,7 @@ images/      the row stays, so that nothing fetches it again: bytes null, reason
 listing/     the row stays: captions and alternative text that the source shipped, null
 catalog/     the row moves to `rejects/` with reason `taken_down`, and leaves the `copies` of an image that stays; manifest counted anew
 captions/*/, latents/*/  the rows go with it, for each map's rows are its catalog's; manifests counted anew
-captions/*/report.html, statistics.json  go, for they show some of the pictures and count all of them: they are written anew
+captions/report.html, captions/statistics.json  go, for they show pictures and quote captions: they are written anew
 .staging/    likewise
 evaluation/  goes as a whole where such captions are its prompts; published/dataset, catalog/report.html go: they are written anew
 
@@ -29,7 +29,6 @@ from ccray.schema import Reject
 from ccray.storage import MANIFEST, Root
 from ccray.takedowns import Takedowns
 
-PAGES = ("report.html", "statistics.json")  # beside a table of captions
 DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # what a kill leaves of an atomic write
 EMPTIED = {"images": ("image",), "listing": ("captions", "alt_text", "private")}  # columns whose content goes, while the row stays
 Change = Callable[[pa.Table], pa.Table]
@@ -50,8 +49,9 @@ def alone(root: Root) -> Iterator[None]:
 
 def directories(root: Root) -> list[str]:
     """Directories under a root that belong to a stage."""
-    names = [f"{parent}/{name}" for parent in ("captions", "latents", "checkpoints") for name in root.names(parent)]
-    return [directory for directory in ("catalog", *names, "evaluation", "published") if root.exists(directory)]
+    captions = [f"{storage.CAPTIONS}/{table}" for table in storage.caption_tables(root)]
+    names = [f"{parent}/{name}" for parent in ("latents", "checkpoints") for name in root.names(parent)]
+    return [directory for directory in ("catalog", *captions, *names, "evaluation", "published") if root.exists(directory)]
 
 
 def purge(root: Root, keys: frozenset[int], detail: str) -> Iterator[str]:
@@ -212,7 +212,7 @@ def _written_anew(root: Root, wanted: pa.Array) -> Iterator[str]:
     for path in [f"catalog/{name}" for name in root.names("catalog") if name.startswith("report")]:
         root.delete(path)
         yield f"{path}: removed, it may show them"
-    for path in [f"captions/{table}/{name}" for table in root.names("captions") for name in PAGES if root.exists(f"captions/{table}/{name}")]:
+    for path in [f"captions/{name}" for name in root.names("captions") if name.endswith(storage.PAGES)]:
         root.delete(path)
         yield f"{path}: removed, it may show them"
     yield from _dataset(root, wanted)

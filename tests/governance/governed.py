@@ -198,10 +198,9 @@ def _rest(root: Root) -> None:
     rows = [{"key": hex_key(key(number)), "caption": caption(number)} for number in range(PICTURES)]
     root.write_table("published/dataset/data/train-00000.parquet", pa.Table.from_pylist(rows))
     root.write("published/dataset/page.html", json.dumps([caption(number) for number in range(PICTURES)]).encode())
-    for table in (CAPTIONS, JAPANESE):
-        page = b"<img src=data:" + picture(1) + b">" + b"".join(translation(number).encode() for number in range(PICTURES))
-        root.write(f"{table}/report.html", page)
-        root.write(f"{table}/statistics.json", json.dumps({"longest": caption(2)}).encode())
+    page = b"<img src=data:" + picture(1) + b">" + b"".join(translation(number).encode() for number in range(PICTURES))
+    root.write("captions/report.html", page)
+    root.write("captions/statistics.json", json.dumps({"longest": caption(2)}).encode())
     root.write("catalog/report.html", b"<img src=data:" + picture(1) + b">")
 
 
