@@ -58,7 +58,9 @@ def main() -> None:
         recipe, root = prepared(case, Path(folder))
         files = [row for shard in storage.sealed_shards(root, "images") for row in _images(root, shard)]
         loops = {
-            f"{processes} x {CORES // processes} threads, batch {batch}": _loop(recipe, files[: len(files) // 4], processes, CORES // processes, batch)
+            f"{processes} x {CORES // processes} threads, batch {batch}": _loop(
+                recipe, files[: len(files) // 4], processes, CORES // processes, batch
+            )
             for processes in {1, CORES}
             for batch in BATCHES
         }
@@ -95,7 +97,12 @@ def prepared(case: Case, folder: Path) -> tuple[Recipe, Root]:
 
         _photos(folder / "photos", case.pictures)
         blip2_folder(folder / "blip2", **REAL_PROPORTIONS)
-        words += [f"catalog.source=folder:{folder / 'photos'}", "catalog.license=CC0-1.0", f"caption.model={folder / 'blip2'}", "caption.min_new_tokens=20"]
+        words += [
+            f"catalog.source=folder:{folder / 'photos'}",
+            "catalog.license=CC0-1.0",
+            f"caption.model={folder / 'blip2'}",
+            "caption.min_new_tokens=20",
+        ]
     recipe, root = config.build(recipes.tiny(), words), Root(str(folder / "root"))
     catalog.run(recipe, root)
     ray.shutdown()
@@ -155,8 +162,7 @@ def _loop(recipe: Recipe, files: list[bytes], processes: int, threads: int, batc
     context = multiprocessing.get_context("spawn")
     start, end = context.Barrier(processes + 1), context.Barrier(processes + 1)
     workers = [
-        context.Process(target=_bare, args=(recipe, files[number::processes], threads, batch, start, end), daemon=True)
-        for number in range(processes)
+        context.Process(target=_bare, args=(recipe, files[number::processes], threads, batch, start, end), daemon=True) for number in range(processes)
     ]
     for worker in workers:
         worker.start()

@@ -133,7 +133,11 @@ def _recipe(arguments: argparse.Namespace, words: list[str], default: str | None
         from ccray.sharded import refuse_unshared_root
 
         refuse_unshared_root(root)
-    return _with_settings(storage.adopt(root, _with_settings(base, arguments, words)), arguments, words), root
+    try:
+        asked = _with_settings(base, arguments, words)
+    except Refused:  # words may speak of captioners that only the root knows; otherwise they are refused below
+        asked = base
+    return _with_settings(storage.adopt(root, asked), arguments, words), root
 
 
 def _named(name: str | None) -> Recipe:
@@ -294,6 +298,10 @@ def _takedown(arguments: argparse.Namespace, words: list[str]) -> int:
 
         write_report(root, config.CatalogConfig.model_validate(manifest.config["catalog"]))
         print("catalog/report.html: written anew without them")
+    from ccray.data.captioning import report
+
+    if report.write_anew(root):
+        print("captions/report.html: written anew without them")
     return 0
 
 

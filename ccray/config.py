@@ -9,11 +9,11 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from ccray.interfaces import Refused
 from ccray.licenses import Policy
+from ccray.overrides import overridden, sentence
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -460,101 +460,18 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+# Sections that hold one of these for each captioner.
+NAMED: dict[str, type[Config]] = {"caption": CaptionConfig, "components.captioner": Terms}
+
+
 def build(recipe: Recipe, overrides: Sequence[str] = (), file_text: str | None = None) -> Recipe:
     """`recipe` with a YAML file's settings, then `key.sub=value` words, laid over it.
 
     Raises:
         Refused: on an unknown key or a value that does not fit, naming key, value and what was expected.
     """
-    values = recipe.model_dump()
-    if file_text is not None:
-        _merge(values, _yaml(file_text, "the configuration file"), "")
-    for word in overrides:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            raise Refused(f"{word!r} is not an override: expected key.sub=value, such as train.steps=100")
-        nested: Any = _yaml_value(text)
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        _merge(values, nested, "")
+    values = overridden(recipe.model_dump(), overrides, file_text, NAMED)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise Refused(sentence(error)) from None
-
-
-def _yaml(text: str, what: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise Refused(f"{what} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise Refused(f"{what} holds {type(values).__name__}, expected sections such as `train: {{steps: 100}}`")
-    return values
-
-
-def _yaml_value(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str) and "e" in text.lower():  # YAML 1.1 reads 1e-3 as a word
-        try:
-            return float(text)
-        except ValueError:
-            return value
-    return value
-
-
-# Sections whose own keys are free: replaced as a whole.
-FREE = {"label_selector", "task_label_selector", "captions"}
-# Sections that hold one of these for each captioner.
-NAMED: dict[str, type[Config]] = {"caption": CaptionConfig, "components.captioner": Terms}
-
-
-def _merge(values: dict[str, Any], changes: dict[str, Any], prefix: str) -> None:
-    for key, change in changes.items():
-        if key not in values:
-            raise Refused(f"unknown key {prefix}{key}: expected one of {', '.join(map(str, values))}")
-        if isinstance(values[key], dict) and key not in FREE:
-            if not isinstance(change, dict):
-                raise Refused(f"{prefix}{key} is a section, not a value: got {change!r}, expected one of {', '.join(values[key])} below it")
-            if f"{prefix}{key}" in NAMED:
-                values[key] = _merge_named(values[key], change, f"{prefix}{key}")
-                continue
-            if key == "denoiser" and change.get("kind", values[key]["kind"]) != values[key]["kind"]:
-                values[key] = change
-                continue
-            _merge(values[key], change, f"{prefix}{key}.")
-        else:
-            values[key] = change
-
-
-def _merge_named(values: dict[str, Any], changes: dict[str, Any], place: str) -> dict[str, Any]:
-    """Settings of captioners by name: `caption.NAME.batch_size=8` changes or adds one, `caption.NAME=null` takes it away, `caption.batch_size=8` means
-    the only one."""
-    kind, merged = NAMED[place], dict(values)
-    for name, change in changes.items():
-        if name in kind.model_fields:
-            if len(values) != 1:
-                raise Refused(f"{place}.{name}: expected {place}.NAME.{name}, NAME one of {', '.join(values) or 'your own'}")
-            only = next(iter(values))
-            merged[only] = dict(merged[only])
-            _merge(merged[only], {name: change}, f"{place}.{only}.")
-        elif change is None:
-            merged.pop(name, None)
-        elif isinstance(change, dict):
-            merged[name] = dict(merged.get(name) or kind().model_dump())
-            _merge(merged[name], change, f"{place}.{name}.")
-        else:
-            raise Refused(f"{place}.{name} is a section, not a value: got {change!r}, expected one of {', '.join(kind.model_fields)} below it")
-    return merged
-
-
-def sentence(error: ValidationError) -> str:
-    """The first fault of a configuration: key, value, what was expected."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the recipe"
-    if first["type"] == "value_error":
-        return f"{place}: {first['ctx']['error']}"
-    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -8,9 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,13 +23,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from ccray.config import IMPORTED, Recipe, fingerprint, flatten, sentence, stage_config, trained_captions
+from ccray.config import IMPORTED, Recipe, fingerprint, flatten, stage_config, trained_captions
 from ccray.interfaces import Failed, Refused
+from ccray.leases import LEASE, LEASE_SECONDS, is_held, lease  # noqa: F401  of this store
+from ccray.overrides import sentence
 
 MANIFEST = "manifest.json"
-LEASE = "lease.json"
-HEARTBEAT_SECONDS = 15
-LEASE_SECONDS = 60  # a lease whose heart has not beaten for so long is void
 BUILT_IN = "shapes:"  # model references into the package itself
 BUILT_IN_FOLDER = Path(__file__).parent / "shapes" / "weights"
 
@@ -437,74 +433,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@contextmanager
-def lease(root: Root, directory: str) -> Iterator[None]:
-    """Keep other runs off a directory: a file created conditionally, with an owner and a heartbeat.
-
-    Raises:
-        Refused: while another run that is alive holds it.
-    """
-    path = f"{directory}/{LEASE}"
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "run": uuid.uuid4().hex}
-    if not root.create(path, _beat(owner)):
-        _break_stale(root, path)
-        if not root.create(path, _beat(owner)):
-            raise Refused(f"{root.path(directory)} was taken by another run a moment ago: wait for it to end")
-    stop = threading.Event()
-    heart = threading.Thread(target=_heartbeat, args=(root, path, owner, stop), daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        heart.join()
-        root.delete(path)
-
-
-def _beat(owner: dict[str, Any]) -> bytes:
-    return json.dumps(owner | {"time": time.time()}).encode()
-
-
-def _heartbeat(root: Root, path: str, owner: dict[str, Any], stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_SECONDS):
-        root.write(path, _beat(owner))
-
-
-def _break_stale(root: Root, path: str) -> None:
-    try:
-        holder = root.read_json(path)
-    except (FileNotFoundError, ValueError):
-        return
-    if _is_stale(holder):
-        root.delete(path)
-        return
-    raise Refused(
-        f"{root.path(path)} is held by process {holder['pid']} on {holder['host']} (last sign of life {time.time() - holder['time']:.0f} s ago): "
-        f"wait for it to end, or stop it; {LEASE_SECONDS} s after its last sign of life the lease is void"
-    )
-
-
-def _is_stale(holder: dict[str, Any]) -> bool:
-    here = holder["host"] == socket.gethostname()
-    return (here and not _alive(holder["pid"])) or time.time() - holder["time"] > LEASE_SECONDS
-
-
-def is_held(root: Root, directory: str) -> bool:
-    """Whether a run that is alive works on a directory."""
-    try:
-        return not _is_stale(root.read_json(f"{directory}/{LEASE}"))
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def caption_tables(root: Root) -> list[str]:
+    """Names of the tables under captions/, without the pages that lie beside them."""
+    return [name for name in root.names(CAPTIONS) if not name.endswith(PAGES)]
 
 
 def stage_directories(root: Root) -> list[str]:
@@ -514,11 +445,6 @@ def stage_directories(root: Root) -> list[str]:
     candidates += [f"{parent}/{name}" for parent in ("latents", "checkpoints") for name in root.names(parent)]
     candidates += ["evaluation", "published"]
     return [directory for directory in candidates if root.exists(f"{directory}/{MANIFEST}")]
-
-
-def caption_tables(root: Root) -> list[str]:
-    """Names of the tables under captions/, without the pages that lie beside them."""
-    return [name for name in root.names(CAPTIONS) if not name.endswith(PAGES)]
 
 
 def adopt(root: Root, recipe: Recipe) -> Recipe:

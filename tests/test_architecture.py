@@ -20,8 +20,9 @@ FLOORS = [
     {"components", "takedowns", "probing"},
     {"storage"},
     {"config"},
+    {"overrides", "leases"},
     {"schema", "interfaces"},
-    {"licenses", "rejects"},
+    {"licenses", "rejects", "flags"},
     {"license_texts"},
     {"license_names"},
 ]

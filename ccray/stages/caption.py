@@ -9,7 +9,7 @@ from functools import partial
 
 from ccray import components, schema
 from ccray.config import CaptionConfig, Recipe
-from ccray.data.captioning.worker import CaptionImages, TranslateCaptions
+from ccray.data.captioning.worker import CaptionImages, TranslateCaptions, columns_of
 from ccray.data.pictures.pixels import OK, PIXELS, LoadPixels, View, bounded_square_view, whole_view
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of

@@ -139,7 +139,10 @@ def disturb(both: Cluster, run: Run, work: Path, worker: str) -> Counter[str]:
             thresholds.pop(0)
             kinds[kind] += 1
             again = taken(work, worker)
-            print(f"{time.monotonic() - began:5.0f} s: {kind} killed; {len(again)} rows taken in, {again.total() - len(again)} of them again", flush=True)
+            print(
+                f"{time.monotonic() - began:5.0f} s: {kind} killed; {len(again)} rows taken in, {again.total() - len(again)} of them again",
+                flush=True,
+            )
         time.sleep(LOOK_SECONDS)
 
 

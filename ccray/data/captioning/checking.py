@@ -5,7 +5,6 @@ that was cut off and names a person is "person_name".
 """
 
 import re
-from dataclasses import dataclass
 
 from ccray.config import CaptionConfig
 from ccray.data.captioning.languages import is_in
@@ -13,26 +12,6 @@ from ccray.data.captioning.looping import is_looping
 from ccray.data.captioning.names import Hints, names_in, names_of
 from ccray.data.pictures.pixels import OK
 from ccray.interfaces import Caption
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One word of `status`, and what it means to people."""
-
-    name: str
-    meaning: str
-
-
-FLAGS = (
-    Flag("empty", "no letter and no digit"),
-    Flag("looping", "the same words, characters or sentences over and over"),
-    Flag("refusal", "the model says that it cannot, or talks of itself"),
-    Flag("person_name", "repeats what looks like a person's name in the picture's title, description or creator"),
-    Flag("wrong_language", "not in the language that was asked for"),
-    Flag("truncated", "cut off at the most tokens allowed, not ended by the model"),
-    Flag("too_short", "fewer characters than the recipe asks for"),
-    Flag("too_long", "more characters than the recipe allows"),
-)
 
 # What refusals begin with, by language, after any quotation mark.
 _OPENINGS = (
@@ -66,7 +45,7 @@ REFUSED_WITHIN = 2_000  # characters that are searched
 
 
 def status_of(caption: Caption, config: CaptionConfig, hints: Hints | None = None) -> str:
-    """ "ok", or the first of `FLAGS` that applies.
+    """ "ok", or the first of `ccray.flags.FLAGS` that applies.
 
     Args:
         caption: as the model gave it.

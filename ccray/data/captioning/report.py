@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ccray.data import page
-from ccray.data.captioning.checking import FLAGS
 from ccray.data.captioning.statistics import Agreement, Spread, Statistics, TableFigures, surveys, write_figures
-from ccray.data.captioning.survey import FLAG_NAMES, Row, Survey, rows_of, tables
+from ccray.data.captioning.survey import Row, Survey, rows_of, tables
 from ccray.data.page import attribution, document, picture, section, table, text
+from ccray.flags import FLAGS
 from ccray.schema import hex_key
 from ccray.shapes.oracle import ATTRIBUTES
 from ccray.storage import CAPTIONS, Root
@@ -39,7 +39,7 @@ def write_report(root: Root, catalog: str = "catalog", directories: Sequence[str
     """
     found = surveys(root, directories)
     statistics = write_figures(root, catalog, found)
-    examples = {flag.name: _examples(found, flag.name) for flag in FLAGS}
+    examples = {flag: _examples(found, flag) for flag in FLAGS}
     sample = _sample(found)
     wanted = [*sample, *((row.shard, row.key) for rows in examples.values() for _, row in rows)]
     images = page.shown(root, catalog, wanted)
@@ -93,7 +93,7 @@ def _page(
 
 def _summary(statistics: Statistics) -> str:
     rows = sum(one.rows for one in statistics.tables)
-    good, flagged = (sum(_with(one, names) for one in statistics.tables) for names in (("ok",), FLAG_NAMES))
+    good, flagged = (sum(_with(one, names) for one in statistics.tables) for names in (("ok",), tuple(FLAGS)))
     figures = [("tables of captions", len(statistics.tables)), ("rows", rows), ("captions without a flag", good), ("flagged", flagged)]
     figures += [("without a caption to use", rows - good - flagged)] if rows > good + flagged else []
     boxes = "".join(f"<div><b>{number:,}</b><span>{text(name)}</span></div>" for name, number in figures)
@@ -145,7 +145,7 @@ def _number(value: float | None) -> str:
 
 
 def _statuses(statistics: Statistics) -> str:
-    order = ["ok", *(flag.name for flag in FLAGS)]
+    order = ["ok", *FLAGS]
     there = {status for one in statistics.tables for status in one.statuses}
     names = [*(name for name in order if name in there), *sorted(there - set(order))]
     rows = [(f"<code>{text(name)}</code>", *(_share(one.statuses.get(name, 0), one.rows) for one in statistics.tables)) for name in names]
@@ -178,14 +178,14 @@ def _agreement(agreements: Sequence[Agreement]) -> str:
 
 
 def _flags(statistics: Statistics, examples: dict[str, list[tuple[str, Row]]], images: Images) -> str:
-    counts = {flag.name: sum(one.statuses.get(flag.name, 0) for one in statistics.tables) for flag in FLAGS}
+    counts = {flag: sum(one.statuses.get(flag, 0) for one in statistics.tables) for flag in FLAGS}
     parts = [
-        f"<h3><code>{flag.name}</code> {text(flag.meaning)} <span class=tag>{counts[flag.name]:,}</span></h3>\n"
-        f"<div class=flagged>{''.join(_example(name, row, images) for name, row in examples[flag.name])}</div>\n"
+        f"<h3><code>{flag}</code> {text(FLAGS[flag])} <span class=tag>{counts[flag]:,}</span></h3>\n"
+        f"<div class=flagged>{''.join(_example(name, row, images) for name, row in examples[flag])}</div>\n"
         for flag in FLAGS
-        if counts[flag.name]
+        if counts[flag]
     ]
-    none = [f"<code>{flag.name}</code> ({text(flag.meaning)})" for flag in FLAGS if not counts[flag.name]]
+    none = [f"<code>{flag}</code> ({text(FLAGS[flag])})" for flag in FLAGS if not counts[flag]]
     absent = f"<p>{'None' if not parts else 'No others'} of: {', '.join(none)}.</p>\n" if none else ""
     return "".join(parts) + absent
 

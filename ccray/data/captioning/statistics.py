@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from ccray.data.captioning.languages import UNSPACED, primary
 from ccray.data.captioning.looping import words_of
-from ccray.data.captioning.survey import FLAG_NAMES, SAMPLE, Row, Survey, survey, tables
+from ccray.data.captioning.survey import SAMPLE, Row, Survey, survey, tables
+from ccray.flags import FLAGS
 from ccray.shapes import oracle, world
 from ccray.shapes.oracle import ATTRIBUTES, Fidelity
 from ccray.storage import CAPTIONS, Root, shard_name
@@ -123,7 +124,7 @@ def _figures(one: Survey, scenes: dict[int, world.Scene]) -> TableFigures:
         finished=one.manifest.status == "finished",
         rows=one.rows,
         statuses=dict(sorted(one.statuses.items())),
-        flagged=sum(one.statuses[flag] for flag in FLAG_NAMES) / max(one.rows, 1),
+        flagged=sum(one.statuses[flag] for flag in FLAGS) / max(one.rows, 1),
         languages=dict(sorted(one.languages.items())),
         mean_logprob=one.logprob_sum / one.logprobs if one.logprobs else None,
         sampled=len(good),

@@ -16,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ccray.data.captioning.checking import FLAGS
+from ccray.flags import FLAGS
 from ccray.storage import CAPTIONS, Manifest, Root, read_manifest, sealed_shards, shard_name
 
 SAMPLE = 10_000  # rows of each table
 KEPT_CHARACTERS = 4_000  # of each caption; more is counted and not kept
 EXAMPLES = 5  # rows of each flag
 COLUMNS = ["key", "shard", "caption", "language", "mean_logprob", "status"]
-FLAG_NAMES = frozenset(flag.name for flag in FLAGS)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def _count(found: Survey, table: pa.Table) -> None:
     found.logprob_sum += float(logprobs.sum())
     found.logprobs += len(logprobs)
     found.sample = _merged(found.sample, table, SAMPLE)
-    for flag in FLAG_NAMES & set(pc.unique(words).to_pylist()):
+    for flag in FLAGS.keys() & set(pc.unique(words).to_pylist()):
         found.examples[flag] = _merged(found.examples.get(flag, []), table.filter(pc.equal(words, flag)), EXAMPLES)
 
 

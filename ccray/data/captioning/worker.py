@@ -86,7 +86,9 @@ def answered(batch: Batch, config: CaptionConfig, outcomes: dict[int, Caption | 
     """Rows of `schema.CAPTIONS`: `outcomes` are captions, which are checked, or what went wrong; the other rows keep the status they came with."""
     rows = range(len(batch["key"]))
     captions = {row: outcome for row, outcome in outcomes.items() if isinstance(outcome, Caption)}
-    statuses = {row: outcome if isinstance(outcome, str) else status_of(outcome, config, hints_of(batch, row, config)) for row, outcome in outcomes.items()}
+    statuses = {
+        row: outcome if isinstance(outcome, str) else status_of(outcome, config, hints_of(batch, row, config)) for row, outcome in outcomes.items()
+    }
     columns = {
         "key": batch["key"],
         "shard": batch["shard"],
