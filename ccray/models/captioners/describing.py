@@ -118,6 +118,9 @@ def require_type(place: str, family: str, expected: str) -> None:
     Refused: when the model in a folder is of another kind than its family: its weights would be skipped and random ones used.
     """
     with loading(f"the captioner {place}"):
-        found = PreTrainedConfig.get_config_dict(place)[0].get("model_type")
+        settings = PreTrainedConfig.get_config_dict(place)[0]
+        if not settings:
+            raise OSError(f"there is no config.json in {place}")
+        found = settings.get("model_type")
     if found != expected:
         raise Refused(f"{place} holds a model of type {found!r}, but family {family!r} loads {expected!r}: choose another family or another model")
