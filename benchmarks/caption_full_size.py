@@ -37,14 +37,23 @@ VISION = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 3
 QFORMER = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "encoder_hidden_size": 1408}
 OPT = {"hidden_size": 2560, "ffn_dim": 10240, "num_hidden_layers": 32, "num_attention_heads": 32, "word_embed_proj_dim": 2560, "vocab_size": 50304}
 
-TINY_VISION = VISION | {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+TINY_VISION = VISION | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
 TINY_QFORMER = QFORMER | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "encoder_hidden_size": 32}
 TINY_OPT = OPT | {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32, "vocab_size": 512}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="the same program with a tiny model on the CPU: it tests the program, its figures mean nothing")
+    parser.add_argument(
+        "--tiny", action="store_true", help="the same program with a tiny model on the CPU: it tests the program, its figures mean nothing"
+    )
     parser.add_argument("--batch", type=int, nargs="+", help=f"pictures at once, several to compare (default {BATCHES})")
     parser.add_argument("--seconds", type=float, help="measured time of each batch size after warm-up (default 60)")
     arguments = parser.parse_args()

@@ -39,7 +39,7 @@ class Blip2Captioner(Describer):
         super().__init__(config, device, fit_from(place), _prompt(self.processor, config.prompt))
         self.dtype = self.model.dtype
         speed = speed_of(config, device) if speed is None else speed
-        self.decoder = Decoder(_speaker(self.model), self.model.generate, config, speed)
+        self.decoder = Decoder(_speaker(self.model), config, speed, self.model.generate)
         self.compile_tower(self.model, "vision_model", speed)
 
     def text(self, tokens: list[int]) -> str:
@@ -49,7 +49,11 @@ class Blip2Captioner(Describer):
 
 def _prompt(processor: Blip2Processor, text: str) -> dict[str, Any]:
     """Places of the queries and the prompt's tokens, [1 P]; the processor wants a picture to know of the queries."""
-    return {name: one for name, one in of_any(processor(images=np.zeros((8, 8, 3), np.uint8), text=[text], return_tensors="pt")).items() if name != "pixel_values"}
+    return {
+        name: one
+        for name, one in of_any(processor(images=np.zeros((8, 8, 3), np.uint8), text=[text], return_tensors="pt")).items()
+        if name != "pixel_values"
+    }
 
 
 def _speaker(model: Any) -> Any:

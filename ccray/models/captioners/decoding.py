@@ -45,14 +45,14 @@ class Said:
 class Decoder:
     """`generate` by the settings of a captioner."""
 
-    def __init__(self, model: Any, generate: Callable[..., Any], config: CaptionConfig, speed: Speed = Speed()) -> None:
+    def __init__(self, model: Any, config: CaptionConfig, speed: Speed = Speed(), generate: Callable[..., Any] | None = None) -> None:
         """Args:
         model: the part that speaks: its class, configuration and generation configuration count.
-        generate: called with a batch's inputs and the settings: the method of the whole model, whose answer is that of `model.generate`.
         config: lengths, beams, penalties.
         speed: see there; a class of model that cannot be compiled, and beams, decode as they do without.
+        generate: called with a batch's inputs and the settings: the method of a whole whose answer is that of `model.generate`; None = that itself.
         """
-        self._model, self._generate = model, generate
+        self._model, self._generate = model, generate or model.generate
         end = model.generation_config.eos_token_id
         self.ends: list[int] = end if isinstance(end, list) else [end]
         self._beams = config.num_beams
@@ -119,7 +119,7 @@ def _step(backend: str) -> CompileConfig:
     if backend == "inductor":
         return CompileConfig(dynamic=False)
     traced = CompileConfig(dynamic=False, backend=backend, mode="default")
-    traced._compile_all_devices = True
+    traced._compile_all_devices = True  # type: ignore[assignment]
     return traced
 
 

@@ -42,7 +42,7 @@ class Florence2Captioner(Describer):
         super().__init__(config, device, fit, _prompt(self.processor, self.task))
         self.dtype = self.model.dtype
         speed = speed_of(config, device) if speed is None else speed
-        self.decoder = Decoder(self.model, self.model.generate, config, speed)
+        self.decoder = Decoder(self.model, config, speed)
         self.compile_tower(self.model.model, "vision_tower", speed)
 
     def text(self, tokens: list[int]) -> str:
@@ -62,7 +62,11 @@ def task_of(config: CaptionConfig) -> str:
 
 def _prompt(processor: Florence2Processor, task: str) -> dict[str, Any]:
     """The places of the picture and the question that the task token stands for, [1 P]."""
-    return {name: one for name, one in of_any(processor(images=np.zeros((8, 8, 3), np.uint8), text=[task], return_tensors="pt")).items() if name != "pixel_values"}
+    return {
+        name: one
+        for name, one in of_any(processor(images=np.zeros((8, 8, 3), np.uint8), text=[task], return_tensors="pt")).items()
+        if name != "pixel_values"
+    }
 
 
 def _free_the_end(model: Any, config: CaptionConfig) -> None:

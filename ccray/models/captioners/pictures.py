@@ -35,8 +35,8 @@ def fit_of(processor: Any) -> Fit:
     Raises:
         Refused: when it does more than resize to a fixed size, rescale and normalise.
     """
-    size = processor.size or {}
-    sides = (size.get("height"), size.get("width"))
+    size: Any = processor.size or {}
+    sides: tuple[Any, Any] = (size.get("height"), size.get("width"))
     cut = getattr(processor, "crop_size", None) or {}
     cuts = bool(getattr(processor, "do_center_crop", False)) and (cut.get("height"), cut.get("width")) != sides
     if None in sides or cuts or not processor.do_resize:

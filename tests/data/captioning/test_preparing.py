@@ -96,7 +96,7 @@ def test_settings_that_are_not_there_are_refused(tmp_path: Path) -> None:
 def test_a_processor_that_does_more_than_squash_is_refused(tmp_path: Path) -> None:
     text = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(text))
-    with pytest.raises(Refused, match="shortest_edge.*expected one that resizes to a height and a width"):
+    with pytest.raises(Refused, match=r"shortest_edge.*expected one that resizes to a height and a width"):
         view_of(CaptionConfig(model=str(tmp_path)))
 
 
@@ -118,7 +118,8 @@ def large_jpeg(shared_data: Path, size: tuple[int, int], turned: bool = False) -
 def test_a_large_jpeg_decoded_for_a_small_picture_is_nearly_the_same(shared_data: Path, turned: bool, size: tuple[int, int]) -> None:
     data = large_jpeg(shared_data, size, turned)
     full, reduced = decode(data, Limits()), decode(data, Limits(), at_least_px=300)
-    assert isinstance(full, Picture) and isinstance(reduced, Picture)
+    assert isinstance(full, Picture)
+    assert isinstance(reduced, Picture)
     assert full.received == reduced.received == (full.width, full.height) == (size[::-1] if turned else size)
     assert (reduced.width, reduced.height) == (round(full.width / 4), round(full.height / 4))
     small = [np.asarray(Image.fromarray(one.pixels).resize((150, 150), Image.Resampling.BICUBIC), np.int16) for one in (full, reduced)]
@@ -137,7 +138,8 @@ def test_the_stage_reports_the_full_pictures_measures(shared_data: Path, tmp_pat
     table = pa.Table.from_pylist([{"key": 5, "image": data}]).cast(pa.schema([("key", pa.int64()), ("image", pa.binary())]))
     root.write_table(f"images/{shard_name(0)}", table)
     view = view_of(CaptionConfig(crop_px=100))
-    assert isinstance(view, SmallView) and view.at_least_px == 200
+    assert isinstance(view, SmallView)
+    assert view.at_least_px == 200
     answer = LoadPixels(root, view)({"key": np.array([5]), "shard": np.array([0])})
     assert answer["status"][0] == OK
     assert list(answer["original_size"][0]) == [2001, 1503]

@@ -36,7 +36,8 @@ def test_a_batch_too_large_is_halved_and_says_the_same(folder: Path, caplog: pyt
     assert answers == expected
     assert cramped.asked == [8, 4, 2, 2, 2, 2]
     assert cramped.batches.width == 2
-    assert "from now on 4" in caplog.text and "from now on 2" in caplog.text
+    assert "from now on 4" in caplog.text
+    assert "from now on 2" in caplog.text
     cramped.caption(subjects(images[:3]))
     assert cramped.asked[6:] == [2, 2]  # it stays so
 

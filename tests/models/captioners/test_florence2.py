@@ -63,7 +63,7 @@ def test_tasks_ask_differently(folder: Path) -> None:
 
 
 def test_another_prompt_is_refused_and_the_three_are_named(folder: Path) -> None:
-    with pytest.raises(Refused, match="'<OCR>'.*<CAPTION>, <DETAILED_CAPTION>, <MORE_DETAILED_CAPTION>"):
+    with pytest.raises(Refused, match=r"'<OCR>'.*<CAPTION>, <DETAILED_CAPTION>, <MORE_DETAILED_CAPTION>"):
         captioner_of(config(folder, prompt="<OCR>"))
 
 
