@@ -291,3 +291,119 @@ def classifier_folder(path: Path, labels: tuple[str, ...], seed: int = 0, **sett
     ViTForImageClassification(config).save_pretrained(path)
     ViTImageProcessorPil(size={"height": CLASSIFIER_PX, "width": CLASSIFIER_PX}).save_pretrained(path)
     return str(carded(path))
+
+
+def blip2_t5_folder(path: Path, seed: int = 0) -> Path:
+    """As `blip2_folder`, with a FLAN-T5 decoder and encoder behind the queries."""
+    from transformers import T5Config as Config
+
+    folder = blip2_folder(path, seed)
+    config = Blip2Config.from_pretrained(folder)
+    tokens = config.text_config.vocab_size
+    processor = Blip2Processor.from_pretrained(folder)
+    processor.tokenizer = byte_tokenizer(f"$A {EOS}", max_length=64)
+    processor.tokenizer.add_tokens([processor.image_token], special_tokens=True)
+    text = Config(
+        vocab_size=tokens,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=3,
+        decoder_start_token_id=0,
+    )
+    torch.manual_seed(seed)
+    model = Blip2ForConditionalGeneration(
+        Blip2Config(
+            vision_config=config.vision_config,
+            qformer_config=config.qformer_config,
+            text_config=text,
+            num_query_tokens=QUERIES,
+            image_token_index=config.image_token_index,
+            image_text_hidden_size=32,
+        )
+    )
+    for parameter in model.parameters():  # the usual small start would caption every picture alike
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.4)
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return carded(path)
+
+
+def florence2_folder(path: Path, seed: int = 0) -> Path:
+    """A Florence2ForConditionalGeneration on 32 px pictures: DaViT eyes, a BART mouth, and the decoding habits of the published one."""
+    from transformers import BartConfig, Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
+
+    special = ("<s>", PAD, "</s>", "<unk>", "<image>")
+    vocabulary = {token: number for number, token in enumerate((*special, *sorted(pre_tokenizers.ByteLevel.alphabet())))}
+    backend = Tokenizer(models.BPE(vocabulary, merges=[], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        pad_token=PAD,
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    side = SIZE_PX // 8  # of the grid that the eyes see
+    pictures = CLIPImageProcessorPil(
+        size={"height": SIZE_PX, "width": SIZE_PX},
+        do_center_crop=False,
+        crop_size={"height": SIZE_PX, "width": SIZE_PX},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+        image_seq_length=side * side + 1,
+    )
+    torch.manual_seed(seed)
+    config = Florence2Config(
+        vision_config=Florence2VisionConfig(
+            depths=(1, 1),
+            patch_size=(7, 3),
+            patch_stride=(4, 2),
+            patch_padding=(3, 1),
+            patch_prenorm=(False, True),
+            embed_dim=(16, 32),
+            num_heads=(2, 4),
+            num_groups=(2, 4),
+            window_size=4,
+            projection_dim=32,
+        ),
+        text_config=BartConfig(
+            vocab_size=len(vocabulary),
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=128,
+            bos_token_id=0,
+            pad_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+        ),
+        image_token_id=vocabulary["<image>"],
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+    )
+    model = Florence2ForConditionalGeneration(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.4)
+    habits = {"num_beams": 3, "early_stopping": True, "no_repeat_ngram_size": 3, "forced_bos_token_id": 0, "forced_eos_token_id": 2}
+    model.generation_config.update(bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, **habits)
+    model.save_pretrained(path)
+    Florence2Processor(pictures, tokenizer, post_processor_config={"pure_text": {}}).save_pretrained(path)
+    return carded(path)

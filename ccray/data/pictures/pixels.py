@@ -1,6 +1,7 @@
 """From catalog rows back to pixels: the first step of every map over images, run on CPUs beside the model actors."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,19 @@ from ccray.storage import Root, shard_name
 
 Box = tuple[int, int, int, int]  # left, top, width, height
 View = Callable[[Pixels], tuple[Pixels, Box]]
+
+
+@dataclass(frozen=True)
+class SmallView:
+    """A view (it is called as one) whose pictures are so small that a large JPEG need not be decoded at full size for them."""
+
+    make: Callable[[Pixels], Pixels]
+    box: Callable[[int, int], Box]  # of the oriented original's width and height: the part of it that is left
+    at_least_px: int  # of the shorter side that `make` should be given: twice what it makes, so that its own filter decides
+
+    def __call__(self, pixels: Pixels) -> tuple[Pixels, Box]:
+        return self.make(pixels), self.box(pixels.shape[1], pixels.shape[0])
+
 
 # Pixels travel as raw bytes beside their height and width: pictures of one batch differ in size.
 PIXELS = pa.schema(
@@ -69,19 +83,22 @@ class LoadPixels:
             return {"status": TAKEN_DOWN}
         if data is None:
             return {"status": "bytes_missing"}
-        picture = decode(data, Limits(max_pixels=1 << 40, max_bytes=1 << 40))  # the catalog's own bounds have passed it
+        at_least_px = self._view.at_least_px if isinstance(self._view, SmallView) else None
+        picture = decode(data, Limits(max_pixels=1 << 40, max_bytes=1 << 40), at_least_px)  # the catalog's own bounds have passed it
         if isinstance(picture, Unusable):
             return {"status": f"{picture.reason}: {picture.detail}"}
         return self._seen(picture)
 
     def _seen(self, picture: Picture) -> dict[str, Any]:
         pixels, crop = self._view(picture.pixels)
+        if isinstance(self._view, SmallView):
+            crop = self._view.box(*picture.received)
         return {
             "pixels": pixels.tobytes(),
             "height": pixels.shape[0],
             "width": pixels.shape[1],
             "crop": [*crop],
-            "original_size": [picture.width, picture.height],
+            "original_size": [*picture.received],
             "status": OK,
         }
 

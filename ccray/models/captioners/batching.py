@@ -47,15 +47,23 @@ class Batches:
         """A caption of each subject, in their order."""
         found: dict[int, Caption] = {}
         waiting = list(self._cut(subjects, range(len(subjects))))
-        while waiting:
-            try:
-                for places, inputs in self._prepared(subjects, waiting):
-                    found |= zip(places, self._generate(inputs), strict=False)
-                    waiting.pop(0)
-            except torch.OutOfMemoryError:
-                self._halve()
-                waiting = list(self._cut(subjects, [place for places in waiting for place in places]))
+        while waiting and not self._all_of(subjects, waiting, found):
+            self._halve()
+            waiting = list(self._cut(subjects, [place for places in waiting for place in places]))
         return [found[place] for place in range(len(subjects))]
+
+    def _all_of(self, subjects: Sequence[Subject], waiting: list[Places], found: dict[int, Caption]) -> bool:
+        """Move batches from `waiting` to `found`; False when the device's memory did not hold one.
+
+        The exception ends here: while it is handled, its traceback keeps the tensors of the failed batch alive.
+        """
+        try:
+            for places, inputs in self._prepared(subjects, waiting):
+                found |= zip(places, self._generate(inputs), strict=False)
+                waiting.pop(0)
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     def _cut(self, subjects: Sequence[Subject], places: Sequence[int]) -> Iterator[Places]:
         """Batches of places, the shortest subjects first."""
@@ -91,7 +99,8 @@ class Batches:
         if self.width == 1:
             raise torch.OutOfMemoryError("the device's memory does not hold a single subject")
         self.width //= 2
-        torch.cuda.empty_cache()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
         log.warning("the device's memory does not hold %d subjects at once: from now on %d", 2 * self.width, self.width)
 
 

@@ -5,8 +5,12 @@ from collections.abc import Callable
 from ccray.config import CaptionConfig
 from ccray.interfaces import Captioner, Refused
 from ccray.models.captioners.blip2 import Blip2Captioner
+from ccray.models.captioners.florence2 import Florence2Captioner
 
-FAMILIES: dict[str, Callable[[CaptionConfig, str], Captioner]] = {"blip2": Blip2Captioner}
+FAMILIES: dict[str, Callable[[CaptionConfig, str], Captioner]] = {
+    "blip2": Blip2Captioner,
+    "florence2": Florence2Captioner,
+}
 
 
 def captioner_of(config: CaptionConfig, device: str = "cpu") -> Captioner:
