@@ -83,7 +83,9 @@ def _of_store(uri: str, subfolder: str | None) -> Path:
             _forget_old(home)
     folder = version / (subfolder or "")
     if not folder.is_dir():
-        raise Refused(f"the model {uri!r} has no part {subfolder!r}: expected one of {', '.join(sorted(p.name for p in version.iterdir() if p.is_dir()))}")
+        raise Refused(
+            f"the model {uri!r} has no part {subfolder!r}: expected one of {', '.join(sorted(p.name for p in version.iterdir() if p.is_dir()))}"
+        )
     return folder
 
 

@@ -41,7 +41,7 @@ FILES = {
     "tokenizer.model": b"pieces",
     "chat_template.jinja": b"{{ messages }}",
     "README.md": b"---\nlicense: mit\n---\n",
-    "vae/config.json": b"{\"part\": 1}",
+    "vae/config.json": b'{"part": 1}',
     "vae/diffusion.safetensors": b"part",
 }
 TAKEN = {
@@ -127,9 +127,7 @@ def processes(count: int, names: dict[str, str], *words: str) -> list[subprocess
     """As many at once, each fetching the same."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **names}
     pipe = subprocess.PIPE
-    started = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM, *words], env=environment, stdout=pipe, stderr=pipe, text=True) for _ in range(count)
-    ]
+    started = [subprocess.Popen([sys.executable, "-c", PROGRAM, *words], env=environment, stdout=pipe, stderr=pipe, text=True) for _ in range(count)]
     ended = []
     for process in started:
         out, err = process.communicate(timeout=120)

@@ -5,8 +5,14 @@ from collections.abc import Callable
 from ccray.config import CaptionConfig
 from ccray.interfaces import Captioner, Refused
 from ccray.models.captioners.blip2 import Blip2Captioner
+from ccray.models.captioners.chat import ChatCaptioner
+from ccray.models.captioners.translate import TranslateCaptioner
 
-FAMILIES: dict[str, Callable[[CaptionConfig, str], Captioner]] = {"blip2": Blip2Captioner}
+FAMILIES: dict[str, Callable[[CaptionConfig, str], Captioner]] = {
+    "blip2": Blip2Captioner,
+    "chat": ChatCaptioner,
+    "translate": TranslateCaptioner,
+}
 
 
 def captioner_of(config: CaptionConfig, device: str = "cpu") -> Captioner:
