@@ -62,10 +62,19 @@ def _with(tokens: tuple[str, ...]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _save(path: Path, model: Any, tokenizer: Any, settings: dict[str, Any], template: str | None, end: str, **names: dict[str, Any]) -> Path:
+def _save(
+    path: Path,
+    model: Any,
+    tokenizer: Any,
+    settings: dict[str, Any],
+    template: str | None,
+    end: str,
+    embedding_std: float = 0.3,
+    **names: dict[str, Any],
+) -> Path:
     for name, parameter in model.named_parameters():  # the usual small start would caption every picture alike
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3 if "embed_tokens" in name or "lm_head" in name else 0.2)
+            torch.nn.init.normal_(parameter, std=embedding_std if "embed_tokens" in name or "lm_head" in name else 0.2)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.convert_tokens_to_ids(end), pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7, top_p=0.8, top_k=20
     )
@@ -205,7 +214,14 @@ def gemma3_folder(path: Path, seed: int = 0) -> Path:
     vision = SiglipVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
     config = Gemma3Config(
         vision_config=vision,
-        text_config=Gemma3TextConfig(**TEXT, vocab_size=len(tokenizer), pad_token_id=0, sliding_window=16, max_position_embeddings=512),
+        text_config=Gemma3TextConfig(
+            **TEXT,
+            vocab_size=len(tokenizer),
+            pad_token_id=0,
+            sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+            max_position_embeddings=512,
+        ),
         mm_tokens_per_image=4,
         boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
         eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
@@ -214,7 +230,7 @@ def gemma3_folder(path: Path, seed: int = 0) -> Path:
     settings = {"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 32, "width": 32}, "processor_class": "Gemma3Processor"}
     own = {"processor_class": "Gemma3Processor", "image_seq_length": 4}
     template = PLAIN_TEMPLATE.replace("IMAGE", "<start_of_image>")
-    return _save(path, Gemma3ForConditionalGeneration(config), tokenizer, settings, template, "<end_of_turn>", processor_config=own)
+    return _save(path, Gemma3ForConditionalGeneration(config), tokenizer, settings, template, "<end_of_turn>", 0.1, processor_config=own)
 
 
 def words_model(path: Path, pairs: dict[str, str], steps: int, languages: tuple[str, ...] = ()) -> Path:

@@ -1,22 +1,24 @@
 """A question in a model's own chat template, and the answer to it: what chat models and translators share."""
 
-import copy
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from ccray.config import CaptionConfig
 from ccray.interfaces import Caption, Refused
 from ccray.models.captioners.batching import Inputs
-from ccray.models.captioners.scoring import Scored, has_ended, is_word, mean_of_words
+from ccray.models.captioners.decoding import Decoder, Said, speed_of
+
+log = logging.getLogger(__name__)
 
 CLASS_TOKENS = 32  # lengths are padded to multiples of this
 THOUGHT_ENDS = re.compile(r".*</think>|.*\[/THINK\]", re.DOTALL)
 THOUGHT_OPENS = ("<think>", "[THINK]")
-UNSETTLED = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "max_length", "forced_eos_token_id")
+UNSETTLED = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "max_length", "min_length", "forced_eos_token_id")
 
 
 def padded(tokens: int) -> int:
@@ -66,62 +68,45 @@ def thinks_first(prompt: str) -> bool:
 
 
 class Answering:
-    """A model's own `generate` on batches of padded questions: greedy, or by beams."""
+    """A model's answers to batches of padded questions."""
 
     def __init__(self, model: Any, tokenizer: Any, config: CaptionConfig, thinks: bool = False) -> None:
         """Args:
-        model: of transformers, on its device.
+        model: of transformers, on its device; what its folder says of sampling is dropped.
         thinks: whether the questions leave off inside a thought.
         """
-        self._model, self._tokenizer, self._config, self._thinks = model, tokenizer, config, thinks
-        self._settings = model.generation_config = _settings(model, tokenizer, config)  # `generate` fills what is None from the model's own
-        ends = self._settings.eos_token_id
-        self._ends: list[int] = list(ends) if isinstance(ends, list) else [ends]
+        self._model, self._tokenizer, self._thinks = model, tokenizer, thinks
+        _settle(model.generation_config, tokenizer)
+        self._decode = Decoder(model, model.generate, config, speed_of(config, model.device.type))
 
-    @torch.inference_mode()
     def answer(self, inputs: Inputs) -> list[Caption]:
         """One caption a row; an encoder-decoder's inputs hold the decoder's first tokens as `decoder_input_ids`."""
         device, dtype = self._model.device, self._model.dtype
-        inputs = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
-        tokens, logs = self._by_beams(inputs) if self._config.num_beams > 1 else self._greedily(inputs)
-        scores = mean_of_words(logs, tokens, self._ends).tolist()
-        ended = has_ended(tokens, self._ends).tolist()
-        words = (is_word(tokens, self._ends) & ~torch.isin(tokens, torch.tensor(self._ends, device=device))).tolist()
-        rows = [[token for token, keep in zip(*row, strict=True) if keep] for row in zip(tokens.tolist(), words, strict=True)]
-        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [Caption(spoken(text, self._thinks), *facts) for text, *facts in zip(texts, scores, ended, strict=True)]
+        said = self._said({name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()})
+        words = (said.real & ~torch.isin(said.tokens, torch.tensor(self._decode.ends, device=device))).tolist()
+        rows = [[token for token, keep in zip(*row, strict=True) if keep] for row in zip(said.tokens.tolist(), words, strict=True)]
+        texts = [spoken(text, self._thinks) for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        return [Caption(*one) for one in zip(texts, said.mean_logprob.tolist(), said.ended.tolist(), strict=True)]
 
-    def _greedily(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        start = inputs["decoder_input_ids" if self._model.config.is_encoder_decoder else "input_ids"].shape[1]
-        scored = Scored(self._config, start, self._ends, self._model.device)
-        sequences = self._model.generate(**inputs, generation_config=self._settings, logits_processor=scored.processors)
-        logs = scored.logs()
-        return sequences[:, -logs.shape[1] :], logs
-
-    def _by_beams(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        found = self._model.generate(**inputs, generation_config=self._settings, return_dict_in_generate=True, output_scores=True)
-        logs = self._model.compute_transition_scores(found.sequences, found.scores, found.beam_indices).float()
-        return found.sequences[:, -logs.shape[1] :], logs
+    def _said(self, inputs: Inputs) -> Said:
+        try:
+            return self._decode(inputs)
+        except TorchDynamoException as error:
+            log.warning("torch.compile does not work here (%s): decoding without it", " ".join(str(error).split())[:200])
+            self._decode.plainly()
+            return self._decode(inputs)
 
 
-def _settings(model: Any, tokenizer: Any, config: CaptionConfig) -> Any:
-    """The model's own generation settings (what ends an answer, tokens never said), decoding as the recipe has it."""
-    settings = copy.deepcopy(model.generation_config)
+def _settle(settings: Any, tokenizer: Any) -> None:
+    """A model's own generation settings, in place, as deterministic decoding needs them: `generate` reads there what it is not told."""
     for name in UNSETTLED:
         setattr(settings, name, None)
-    beams = config.num_beams > 1
-    settings.update(do_sample=False, num_beams=config.num_beams, max_new_tokens=config.max_new_tokens, length_penalty=config.length_penalty)
-    settings.min_length = 0
-    settings.min_new_tokens = config.min_new_tokens if beams else None  # greedily `Scored` sees to these two
-    settings.repetition_penalty = config.repetition_penalty if beams else 1.0
+    settings.do_sample = False
     if settings.eos_token_id is None:
         settings.eos_token_id = tokenizer.eos_token_id
     if settings.pad_token_id is None:
         first = settings.eos_token_id[0] if isinstance(settings.eos_token_id, list) else settings.eos_token_id
         settings.pad_token_id = first if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    if config.compile and not beams and model.device.type == "cuda" and getattr(model, "_can_compile_fullgraph", False):
-        settings.cache_implementation = "static"  # with which `generate` compiles its decoding step by itself
-    return settings
 
 
 def at_class_length(rows: Sequence[Sequence[int]], length: int, pad: int, left: bool) -> Inputs:

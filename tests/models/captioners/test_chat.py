@@ -10,9 +10,11 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from ccray.config import CaptionConfig
 from ccray.interfaces import Captioner, Refused, Subject
+from ccray.models.captioners import asking
 from ccray.models.captioners.asking import spoken, without_control_tokens
 from ccray.models.captioners.build import captioner_of
 from ccray.models.captioners.chat import ChatCaptioner
+from ccray.models.captioners.decoding import Speed
 from ccray.models.captioners.processors import processor_of
 from tests import chat_folders
 
@@ -49,11 +51,13 @@ def config(folder: Path, **changes: object) -> CaptionConfig:
 
 
 def drawn(count: int) -> list[Subject]:
-    """Noise of many sizes and shapes, every third with a hint."""
+    """Noisy colours of many sizes and shapes, every third with a hint."""
     generator = np.random.default_rng(0)
     sizes = [(33 + 17 * n % 90, 40 + 29 * n % 80) for n in range(count)]
     hints = [None, None, "A title that somebody gave it"]
-    return [Subject(generator.integers(0, 256, (*size, 3), dtype=np.uint8), hints[n % 3]) for n, size in enumerate(sizes)]
+    colours = generator.integers(0, 206, (count, 3))
+    pictures = [(colour + generator.integers(0, 50, (*size, 3))).astype(np.uint8) for colour, size in zip(colours, sizes, strict=True)]
+    return [Subject(picture, hints[n % 3]) for n, picture in enumerate(pictures)]
 
 
 def photographs(shared_data: Path, count: int) -> list[Subject]:
@@ -108,10 +112,22 @@ def test_photographs_of_every_shape_neither(folder: Path, one_thread: None, shar
     captioner = ChatCaptioner(config(folder))
     subjects = photographs(shared_data, 12)
     together = captioner.caption(subjects)
-    assert len({caption.text for caption in together}) > 6
+    assert len(set(together)) > 6
     assert captioner.caption(subjects[::-1]) == together[::-1]
     for place in (0, 1, 7):
         assert captioner.caption([subjects[place]]) == [together[place]]
+
+
+def test_a_static_cache_and_a_traced_step_say_the_same(folder: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA, with a backend of torch.compile that runs the traced graph as it is."""
+    subjects = drawn(4)
+    plain = ChatCaptioner(config(folder)).caption(subjects)
+    monkeypatch.setattr(asking, "speed_of", lambda config, device: Speed(static=True, backend="eager"))
+    captioner = ChatCaptioner(config(folder))
+    fast = captioner.caption(subjects)
+    assert [caption.text for caption in fast] == [caption.text for caption in plain]
+    assert [caption.mean_logprob for caption in fast] == pytest.approx([caption.mean_logprob for caption in plain], abs=1e-4)
+    assert captioner._answers._decode._cache is not None
 
 
 def test_tokens_are_counted_without_touching_a_pixel(folder: Path) -> None:
@@ -153,8 +169,12 @@ def test_a_hint_is_told_and_cannot_speak_for_the_model(qwen: Path) -> None:
 
 @pytest.mark.parametrize(
     ("language", "asked"),
-    [("en", "Describe this picture."), ("en-GB", "Describe this picture."), ("ja", "この画像を日本語で説明してください。")]
-    + [("ko", "Describe this picture. Answer in ko.")],
+    [
+        ("en", "Describe this picture."),
+        ("en-GB", "Describe this picture."),
+        ("ja", "この画像を日本語で説明してください。"),
+        ("ko", "Describe this picture. Answer in ko."),
+    ],
 )
 def test_the_question_is_in_the_captions_language(qwen: Path, language: str, asked: str) -> None:
     captioner = ChatCaptioner(config(qwen, language=language))

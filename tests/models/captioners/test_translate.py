@@ -9,7 +9,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from ccray.config import CaptionConfig
 from ccray.interfaces import Captioner, Refused, Subject
+from ccray.models.captioners import asking
 from ccray.models.captioners.build import captioner_of
+from ccray.models.captioners.decoding import Speed
 from ccray.models.captioners.translate import TranslateCaptioner
 from tests import chat_folders
 
@@ -79,7 +81,15 @@ def test_the_language_is_the_one_asked_for(tmp_path: Path, one_thread: None) -> 
         TranslateCaptioner(config(folder, language="ko"))
 
 
-WORDS = ["a", "a red circle on a blue field, seen from far away by somebody who counts every word of it", "two cats", "x" * 70, "猫が二匹", "b", "c d"]
+WORDS = [
+    "a",
+    "a red circle on a blue field, seen from far away by somebody who counts every word of it",
+    "two cats",
+    "x" * 70,
+    "猫が二匹",
+    "b",
+    "c d",
+]
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -92,6 +102,18 @@ def test_a_caption_does_not_depend_on_its_company(request: pytest.FixtureRequest
     assert [captioner.caption([subject])[0] for subject in subjects] == together
     assert captioner.caption(subjects[::-1]) == together[::-1]
     assert captioner.caption(subjects[2:5]) == together[2:5]
+
+
+@pytest.mark.parametrize("family", ["marian", "qwen"])
+def test_a_static_cache_and_a_traced_step_say_the_same(
+    request: pytest.FixtureRequest, one_thread: None, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(request.getfixturevalue(family), max_new_tokens=12)
+    plain = TranslateCaptioner(settings).caption(texts(*WORDS))
+    monkeypatch.setattr(asking, "speed_of", lambda config, device: Speed(static=True, backend="eager"))
+    fast = TranslateCaptioner(settings).caption(texts(*WORDS))
+    assert [caption.text for caption in fast] == [caption.text for caption in plain]
+    assert [caption.mean_logprob for caption in fast] == pytest.approx([caption.mean_logprob for caption in plain], abs=1e-4)
 
 
 @pytest.mark.parametrize(("repetition", "shortest"), [(1.0, 0), (1.7, 4)])
