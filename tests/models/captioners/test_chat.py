@@ -127,7 +127,8 @@ def test_a_static_cache_and_a_traced_step_say_the_same(folder: Path, one_thread:
     fast = captioner.caption(subjects)
     assert [caption.text for caption in fast] == [caption.text for caption in plain]
     assert [caption.mean_logprob for caption in fast] == pytest.approx([caption.mean_logprob for caption in plain], abs=1e-4)
-    assert captioner._answers._decode._cache is not None
+    can = captioner.model._can_compile_fullgraph  # transformers 5.23: not Idefics3, which then decodes as without
+    assert (captioner._answers._decode._cache is not None) == can == (captioner.model.config.model_type != "idefics3")
 
 
 def test_tokens_are_counted_without_touching_a_pixel(folder: Path) -> None:
