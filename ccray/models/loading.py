@@ -14,14 +14,18 @@ def loading(name: str) -> Iterator[None]:
     """Around the loading of one model or part.
 
     Raises:
-        Refused: when files are missing, are no safetensors, are truncated, or do not fit their configuration.
+        Refused: when files are missing, are no safetensors, are truncated, or do not fit their configuration, when a library that they need
+            is not installed, or a hub name or store cannot be reached.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
+    except ImportError as error:
+        raise Refused(f"{name} cannot be loaded here: {one_line(error)}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise Refused(f"{name} cannot be loaded: {one_line(error)} (expected a folder or hub name with safetensors weights)") from None
+        expected = "expected a folder, hub name or s3://bucket/prefix with safetensors weights"
+        raise Refused(f"{name} cannot be loaded: {one_line(error)} ({expected})") from None
 
 
 def one_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ to the door's schema and writes `shard-000NN.parquet` in one atomic step. A shar
 
     mapping.py      what is to be done, and the seals            pipeline.py   Ray Data while it runs
     working.py      a worker inside its actor or task            journal.py    rows that end their process are found and given up
+    engines.py      vLLM as a step
     connecting.py   to a cluster, or one of this machine's own   progress.py   how far the rows have come, and what the rest will cost
 """
 

@@ -9,10 +9,13 @@ from functools import partial
 
 from ccray import components, schema
 from ccray.config import CaptionConfig, Recipe
+from ccray.data.captioning import report
+from ccray.data.captioning.conversing import answer_of, asked
+from ccray.data.captioning.preparing import view_of
 from ccray.data.captioning.worker import CaptionImages, TranslateCaptions, columns_of
-from ccray.data.pictures.pixels import OK, PIXELS, LoadPixels, View, bounded_square_view, whole_view
+from ccray.data.pictures.pixels import OK, LoadPixels, with_columns
 from ccray.interfaces import Failed
-from ccray.sharded import Door, Step, device_of, map_shards, say, threads_of
+from ccray.sharded import Door, Step, Through, device_of, engines, map_shards, say, threads_of
 from ccray.storage import Manifest, Root, Stage, caption_stage, finished, inputs, read_manifest, require_model, running, stages_of, state
 from ccray.takedowns import taken_down
 
@@ -34,7 +37,12 @@ def run(recipe: Recipe, root: Root) -> dict[str, Manifest]:
     for name, one in recipe.caption.items():
         if states[name] != "finished":
             require_model(f"caption.{name}.model", one.model)
-    return {name: _captioned(recipe, root, name, stage) for name, stage in stages.items()}
+            if one.family == "vllm":
+                engines.require_vllm(f"caption.{name}.family")
+    made = {name: _captioned(recipe, root, name, stage) for name, stage in stages.items()}
+    if any(one != "finished" for one in states.values()) or not root.exists(report.REPORT):
+        report.write_report(root)
+    return made
 
 
 def _captioned(recipe: Recipe, root: Root, captioner: str, stage: Stage) -> Manifest:
@@ -66,16 +74,17 @@ def _columns(config: CaptionConfig) -> list[str]:
     return ["key", "shard", *(columns_of(config) if config.input is None else ("caption", "status"))]
 
 
-def _steps(recipe: Recipe, root: Root, config: CaptionConfig) -> list[Step]:
-    pool = recipe.resources.caption
+def _steps(recipe: Recipe, root: Root, config: CaptionConfig) -> list[Step | Through]:
+    pool, gone = recipe.resources.caption, taken_down(root)
     machine = (device_of(pool), threads_of(pool))
     if config.input is not None:
-        return [Step(TranslateCaptions, (config, *machine, taken_down(root)), schema.CAPTIONS, pool.rows_per_block, pool)]
-    view: View = whole_view if config.crop_px is None else partial(bounded_square_view, size_px=config.crop_px)
-    return [
-        Step(LoadPixels, (root, view, taken_down(root)), PIXELS, min(DECODE_BATCH, pool.rows_per_block)),
-        Step(CaptionImages, (config, *machine), schema.CAPTIONS, pool.rows_per_block, pool),
-    ]
+        return [Step(TranslateCaptions, (config, *machine, gone), schema.CAPTIONS, pool.rows_per_block, pool)]
+    carried = columns_of(config)
+    pixels = Step(LoadPixels, (root, view_of(config), gone, carried), with_columns(carried), min(DECODE_BATCH, pool.rows_per_block))
+    if config.family == "vllm":
+        ask, answer = partial(asked, config=config), partial(answer_of, config=config)
+        return [pixels, engines.through(engines.settings(config, config.model, pool), ask, answer, schema.CAPTIONS)]
+    return [pixels, Step(CaptionImages, (config, *machine), schema.CAPTIONS, pool.rows_per_block, pool)]
 
 
 def _statuses(root: Root, stage: Stage, files: dict[str, int]) -> dict[str, int]:

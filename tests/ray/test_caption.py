@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from ccray import config, schema
-from ccray.data.captioning import CaptionImages, described
+from ccray.data.captioning.worker import CaptionImages, described
 from ccray.data.pictures.pixels import LoadPixels, read_images, whole_view
-from ccray.interfaces import Caption, Refused
-from ccray.models.captioner import Blip2Captioner
+from ccray.interfaces import Caption, Refused, Subject
+from ccray.models.captioners.blip2 import Blip2Captioner
 from ccray.stages import caption
 from ccray.storage import Root
 from tests.conftest import Corridor
@@ -24,7 +24,7 @@ CAPTIONS = "captions/shapes-blip2"
 
 def test_captions_are_those_of_the_bare_captioner(corridor: Corridor) -> None:
     root = corridor.root
-    manifest = caption.run(corridor.recipe, root)
+    manifest = caption.run(corridor.recipe, root)["shapes-blip2"]
     assert (manifest.status, manifest.rows, manifest.counts) == ("finished", 96, {"ok": 96})
     table = root.read_table(f"{CAPTIONS}/shard-00001.parquet")
     assert table.schema == schema.CAPTIONS
@@ -32,7 +32,7 @@ def test_captions_are_those_of_the_bare_captioner(corridor: Corridor) -> None:
     rows = table.to_pylist()[:5]
     images = read_images(root, 1, np.array([row["key"] for row in rows]))
     pictures = [np.array(Image.open(io.BytesIO(images[row["key"]])).convert("RGB")) for row in rows]
-    bare = Blip2Captioner(corridor.recipe.caption).caption(pictures)
+    bare = Blip2Captioner(corridor.recipe.caption["shapes-blip2"]).caption([Subject(picture) for picture in pictures])
     assert [row["caption"] for row in rows] == [one.text for one in bare]
     assert np.allclose([row["mean_logprob"] for row in rows], [one.mean_logprob for one in bare], atol=1e-4)
     assert {(row["language"], row["prompt"], row["status"]) for row in rows} == {("en", "", "ok")}
@@ -78,7 +78,7 @@ def test_takedowns_are_not_captioned(corridor: Corridor, tmp_path: Path) -> None
         shutil.copytree(Path(corridor.root.uri) / name, Path(root.uri) / name)
     key = root.read_table("catalog/shard-00002.parquet", columns=["key"]).column("key")[3].as_py()
     root.write("takedowns/a.jsonl", (json.dumps({"key": schema.hex_key(key)}) + "\n").encode())
-    manifest = caption.run(corridor.recipe, root)
+    manifest = caption.run(corridor.recipe, root)["shapes-blip2"]
     assert manifest.counts == {"ok": 95, "taken_down": 1}
     rows = {row["key"]: row for row in root.read_table(f"{CAPTIONS}/shard-00002.parquet").to_pylist()}
     assert (rows[key]["status"], rows[key]["caption"]) == ("taken_down", None)

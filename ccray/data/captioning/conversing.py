@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,18 +12,22 @@ from PIL import Image
 
 from ccray import schema
 from ccray.config import CaptionConfig
-from ccray.data.captioning.worker import answered
+from ccray.data.captioning.names import Hints
+from ccray.data.captioning.worker import answered, columns_of, told
 from ccray.data.pictures.pixels import OK, as_objects
 from ccray.interfaces import Batch, Caption
+from ccray.models.captioners.instructing import instruction_of
 
 Row = Mapping[str, Any]
 JPEG_QUALITY = 95  # of the picture on its way into the engine
+CONTROL = re.compile(r"<[^<>\s]{1,40}>")  # what may be a token of the engine's own in words of others
 NOTHING = {"max_tokens": 1, "temperature": 0.0}  # for rows without a picture, which an engine cannot pass over
 
 
-def asked(row: Row, config: CaptionConfig, instruction: str) -> dict[str, Any]:
+def asked(row: Row, config: CaptionConfig) -> dict[str, Any]:
     """One row of `pixels.PIXELS` as messages in OpenAI's format, with its decoding."""
-    words = {"type": "text", "text": instruction}
+    hint = CONTROL.sub(" ", told(_hints(row, config), config) or "")
+    words = {"type": "text", "text": instruction_of(config, hint)}
     if row["status"] != OK:
         return {"messages": [{"role": "user", "content": [words]}], "sampling_params": dict(NOTHING)}
     picture = {"type": "image_url", "image_url": {"url": _data_url(row)}}
@@ -36,6 +41,10 @@ def asked(row: Row, config: CaptionConfig, instruction: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [picture, words]}], "sampling_params": decoding}
 
 
+def _hints(row: Row, config: CaptionConfig) -> Hints | None:
+    return {name: row[name] for name in columns_of(config)} or None
+
+
 def _data_url(row: Row) -> str:
     pixels = np.frombuffer(row["pixels"], np.uint8).reshape(int(row["height"]), int(row["width"]), 3)
     stream = io.BytesIO()
@@ -45,7 +54,7 @@ def _data_url(row: Row) -> str:
 
 def answer_of(row: Row, config: CaptionConfig) -> dict[str, Any]:
     """One row after the engine -> a row of `schema.CAPTIONS`; what the engine could not do is its status."""
-    batch: Batch = {name: as_objects([row[name]]) for name in ("key", "shard", "status")}
+    batch: Batch = {name: as_objects([row[name]]) for name in ("key", "shard", "status", *columns_of(config))}
     outcomes: dict[int, Caption | str] = {}
     if row["status"] == OK:
         failure = row.get("__inference_error__")

@@ -9,8 +9,8 @@ from ccray.config import CaptionConfig
 from ccray.data.pictures.pixels import SmallView, View, whole_view
 from ccray.models.captioners.describing import fit_from
 from ccray.models.captioners.pictures import centre_box, centred, fitted, whole_box, within_area
+from ccray.models.fetching import SETTINGS, fetched
 from ccray.models.loading import loading
-from ccray.storage import model_path
 
 AREA = 1 << 15  # a `longest_edge` from here on counts pixels of the whole picture, as the Qwen-VL family means it: no side is that long
 SPARE = 2  # how many times larger a picture must be than what is made of it, to be decoded reduced
@@ -30,7 +30,7 @@ def view_of(config: CaptionConfig) -> View:
         raise ValueError("a translator sees no pictures")
     box = whole_box if config.crop_px is None else centre_box
     if config.family in ("blip2", "florence2"):
-        fit = fit_from(model_path(config.model))
+        fit = fit_from(fetched(config.model, files=SETTINGS))
         wanted_px = config.crop_px or max(fit.width_px, fit.height_px)
         return SmallView(partial(fitted, fit=fit, crop_px=config.crop_px), box, SPARE * wanted_px)
     if config.crop_px is not None:
@@ -42,7 +42,7 @@ def view_of(config: CaptionConfig) -> View:
 def _most_pixels(model: str) -> int | None:
     """Of a whole picture, by the model's own image processor; None where it states no area."""
     with loading(f"the picture settings of {model}"):
-        processor: Any = AutoImageProcessor.from_pretrained(model_path(model), backend="pil", trust_remote_code=False)
+        processor: Any = AutoImageProcessor.from_pretrained(fetched(model, files=SETTINGS), backend="pil", trust_remote_code=False)
     size = processor.size or {}
     stated = [getattr(processor, "max_pixels", None), size.get("max_pixels"), size.get("longest_edge")]
     areas = [int(one) for one in stated if one is not None and int(one) >= AREA]

@@ -90,7 +90,7 @@ class Batches:
         """A full batch on the host; its rows after `places` are copies of the last one."""
         full = [subjects[place] for place in places] + [subjects[places[-1]]] * (self.width - len(places))
         inputs = self._prepare(full)
-        return {name: tensor.pin_memory() for name, tensor in inputs.items()} if self._ahead else inputs
+        return {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in inputs.items()} if self._ahead else inputs
 
     def _halve(self) -> None:
         """Raises:

@@ -9,9 +9,9 @@ from ccray.config import CaptionConfig
 from ccray.models.captioners.batching import of_any
 from ccray.models.captioners.decoding import Decoder, Speed, speed_of
 from ccray.models.captioners.describing import Describer, fit_from, require_type
+from ccray.models.fetching import fetched
 from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
-from ccray.storage import model_path
 
 
 class Blip2Captioner(Describer):
@@ -26,7 +26,7 @@ class Blip2Captioner(Describer):
         Raises:
             Refused: when they cannot be loaded, or are of another family.
         """
-        place = model_path(config.model)
+        place = fetched(config.model)
         require_type(place, config.family, "blip-2")
         with loading(f"the captioner {config.model}"):
             self.processor = Blip2Processor.from_pretrained(place, trust_remote_code=False)

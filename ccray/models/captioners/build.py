@@ -5,11 +5,15 @@ from collections.abc import Callable
 from ccray.config import CaptionConfig
 from ccray.interfaces import Captioner, Refused
 from ccray.models.captioners.blip2 import Blip2Captioner
+from ccray.models.captioners.chat import ChatCaptioner
 from ccray.models.captioners.florence2 import Florence2Captioner
+from ccray.models.captioners.translate import TranslateCaptioner
 
 FAMILIES: dict[str, Callable[[CaptionConfig, str], Captioner]] = {
     "blip2": Blip2Captioner,
     "florence2": Florence2Captioner,
+    "chat": ChatCaptioner,
+    "translate": TranslateCaptioner,
 }
 
 

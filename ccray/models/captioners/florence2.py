@@ -10,9 +10,9 @@ from ccray.interfaces import Refused
 from ccray.models.captioners.batching import of_any
 from ccray.models.captioners.decoding import Decoder, Speed, speed_of
 from ccray.models.captioners.describing import Describer, fit_from, require_type
+from ccray.models.fetching import fetched
 from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
-from ccray.storage import model_path
 
 TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 TASK = "<DETAILED_CAPTION>"  # where the recipe names none
@@ -28,7 +28,7 @@ class Florence2Captioner(Describer):
             Refused: when they cannot be loaded, are of another family, or the prompt is no task that describes.
         """
         self.task = task_of(config)
-        place = model_path(config.model)
+        place = fetched(config.model)
         require_type(place, config.family, "florence2")
         with loading(f"the captioner {config.model}"):
             self.processor = Florence2Processor.from_pretrained(place, trust_remote_code=False)
