@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -14,6 +15,7 @@ from ccray.data.captioning.worker import CaptionImages, described
 from ccray.data.pictures.pixels import LoadPixels, read_images, whole_view
 from ccray.interfaces import Caption, Refused, Subject
 from ccray.models.captioners.blip2 import Blip2Captioner
+from ccray.shapes import world
 from ccray.stages import caption
 from ccray.storage import Root
 from tests.conftest import Corridor
@@ -45,19 +47,19 @@ def test_a_row_that_fails_fails_alone(corridor: Corridor) -> None:
     batch = {"key": np.append(keys, 12345), "shard": np.zeros(4, np.int32)}
     pixels = LoadPixels(root, whole_view, frozenset([int(keys[1])]))(batch)
     recipe = config.build(corridor.recipe, ["caption.batch_size=4"])
-    answer = CaptionImages(recipe.caption, threads=1)(pixels)
+    answer = CaptionImages(recipe.caption["shapes-blip2"], threads=1)(pixels)
     assert answer["status"].tolist() == ["ok", "taken_down", "ok", "bytes_missing"]
     assert [text is None for text in answer["caption"]] == [False, True, False, True]
 
 
 def test_a_picture_that_breaks_the_batch_costs_only_itself(corridor: Corridor) -> None:
-    captioner = Blip2Captioner(config.build(corridor.recipe, ["caption.batch_size=4"]).caption)
-    good = np.zeros((32, 32, 3), np.uint8)
-    first, broken, last = described(captioner, [good, np.zeros((32, 32, 7), np.uint8), good])
+    captioner = Blip2Captioner(config.build(corridor.recipe, ["caption.batch_size=4"]).caption["shapes-blip2"])
+    good = Subject(np.zeros((32, 32, 3), np.uint8))
+    first, broken, last = described(captioner, [good, Subject(np.zeros((32, 32, 7), np.uint8)), good])
     assert isinstance(first, Caption)
     assert first == last == captioner.caption([good])[0]
     assert isinstance(broken, str)
-    assert broken.startswith("TypeError: ")
+    assert broken.startswith("RuntimeError: ")
 
 
 def test_refusals(corridor: Corridor, tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_refusals(corridor: Corridor, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"caption\.model is '/no/such'"):
         caption.run(config.build(corridor.recipe, ["caption.model=/no/such"]), Root(str(root)))
     assert not (root / "captions").exists()
-    with pytest.raises(Refused, match=r"caption\.prompt is 'a photo of'.*made with ''"):
+    with pytest.raises(Refused, match=r"caption\.shapes-blip2\.prompt is 'a photo of'.*made with ''"):
         caption.run(config.build(corridor.recipe, ["caption.prompt=a photo of"]), corridor.root)
 
 
@@ -84,3 +86,29 @@ def test_takedowns_are_not_captioned(corridor: Corridor, tmp_path: Path) -> None
     assert (rows[key]["status"], rows[key]["caption"]) == ("taken_down", None)
     others = {row["key"]: row for row in corridor.root.read_table(f"{CAPTIONS}/shard-00002.parquet").to_pylist() if row["key"] != key}
     assert {other: row for other, row in rows.items() if other != key} == others
+
+
+def test_a_translator_reads_the_other_table(corridor: Corridor, tmp_path: Path) -> None:
+    """Every Japanese caption is the true one of its scene, byte for byte; the captions it was made from are left as they are."""
+    root = Root(str(tmp_path / "root"))
+    for name in ("catalog", "images", "listing", "captions"):
+        shutil.copytree(Path(corridor.root.uri) / name, Path(root.uri) / name)
+    before = (Path(root.uri) / CAPTIONS / "shard-00000.parquet").read_bytes()
+    words = ["caption.ja.family=translate", "caption.ja.model=shapes:translator", "caption.ja.input=shapes-blip2", "caption.ja.language=ja"]
+    recipe = config.build(corridor.recipe, words)
+    made = caption.run(recipe, root)
+    assert made["ja"].counts == {"ok": 96}
+    assert (Path(root.uri) / CAPTIONS / "shard-00000.parquet").read_bytes() == before
+    catalog = pa.concat_tables([root.read_table(f"catalog/shard-{shard:05d}.parquet", ["key", "source_ref"]) for shard in range(3)])
+    scenes = {row["key"]: world.train_scene(*map(int, row["source_ref"].split("/"))) for row in catalog.to_pylist()}
+    english = {row["key"]: row for shard in range(3) for row in root.read_table(f"{CAPTIONS}/shard-{shard:05d}.parquet").to_pylist()}
+    japanese = {row["key"]: row for shard in range(3) for row in root.read_table(f"captions/ja/shard-{shard:05d}.parquet").to_pylist()}
+    assert japanese.keys() == scenes.keys()
+    right = [key for key in scenes if english[key]["caption"] == world.caption(scenes[key])]
+    assert len(right) >= 94
+    assert [japanese[key]["caption"].encode() for key in right] == [world.caption(scenes[key], "ja").encode() for key in right]
+    assert {row["language"] for row in japanese.values()} == {"ja"}
+    page = root.read("captions/report.html").decode()
+    assert world.caption(scenes[right[0]], "ja") in page
+    assert json.loads(root.read("captions/statistics.json"))
+    assert caption.run(recipe, root)["ja"].finished_at == made["ja"].finished_at
