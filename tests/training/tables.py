@@ -21,7 +21,8 @@ from ccray.training.tracking import FileTracker, Silence
 from tests import folders
 from tests.training.datasets import Interruption, OtherWords, UntilStep
 
-DOORS = Doors("latents/test-32px", "captions/test", "catalog", "commercial")
+DOORS = Doors("latents/test-32px", (("captions/test", 1.0),), "catalog", "commercial")
+CAPTIONS = DOORS.captions[0][0]
 SHAPE = (4, 8, 8)
 UNET = "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
 UNET += "up_block_types: [UpBlock2D, CrossAttnUpBlock2D], cross_attention_dim: 32, attention_head_dim: 4, norm_num_groups: 8}"
@@ -33,7 +34,7 @@ def column(name: str, values: list[object], schema_: pa.Schema) -> pa.Array:
 
 
 def write_shard(root: Root, shard: int, keys: np.ndarray, seed: int = 0, doors: Doors = DOORS) -> None:
-    """One shard of all three tables: rows by key, captions of 12 kinds, latents drawn from (seed, shard)."""
+    """One shard of catalog, latents and the first table of captions: rows by key, captions of 12 kinds, latents drawn from (seed, shard)."""
     random = np.random.default_rng((seed, shard))
     count = len(keys)
     latents = random.standard_normal((2, count, int(np.prod(SHAPE)))).astype(np.float16)
@@ -48,7 +49,7 @@ def write_shard(root: Root, shard: int, keys: np.ndarray, seed: int = 0, doors: 
     }
     for directory, schema_, values in (
         (doors.catalog, schema.CATALOG, catalog),
-        (doors.captions, schema.CAPTIONS, captions),
+        (doors.captions[0][0], schema.CAPTIONS, captions),
         (doors.latents, schema.LATENTS, rows),
     ):
         table = pa.table({name: column(name, values.get(name, [None] * count), schema_) for name in schema_.names}, schema=schema_)
