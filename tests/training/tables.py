@@ -14,7 +14,7 @@ from ccray.data.loading.eligible import Doors
 from ccray.data.loading.loader import LatentDataset, Order
 from ccray.data.loading.rounds import Index, index
 from ccray.models import pipeline
-from ccray.storage import Root
+from ccray.storage import Root, Stage
 from ccray.training.local import LocalRuntime
 from ccray.training.loop import Trained, train
 from ccray.training.tracking import FileTracker, Silence
@@ -54,6 +54,25 @@ def write_shard(root: Root, shard: int, keys: np.ndarray, seed: int = 0, doors: 
     ):
         table = pa.table({name: column(name, values.get(name, [None] * count), schema_) for name in schema_.names}, schema=schema_)
         storage.seal(root, directory, shard, table, schema_, "key")
+
+
+def write_captions(
+    root: Root, directory: str, shard: int, texts: dict[int, str | None], language: str, statuses: dict[int, str] | None = None
+) -> None:
+    """One shard of a table of captions: key -> text; rows are "ok" but for those of `statuses`."""
+    keys = list(texts)
+    values: dict[str, list[object]] = {"key": [*keys], "shard": [shard] * len(keys), "caption": [*texts.values()], "language": [language] * len(keys)}
+    values["status"] = [(statuses or {}).get(key, "ok") for key in keys]
+    arrays = {name: column(name, values.get(name, [None] * len(keys)), schema.CAPTIONS) for name in schema.CAPTIONS.names}
+    storage.seal(root, directory, shard, pa.table(arrays, schema=schema.CAPTIONS), schema.CAPTIONS, "key")
+
+
+def finish(root: Root, stage: Stage) -> None:
+    """A finished manifest of the shards that lie in a stage's directory."""
+    with storage.running(root, stage) as manifest:
+        for name in map(storage.shard_name, storage.sealed_shards(root, stage.directory)):
+            manifest.shards[name] = root.read_table(f"{stage.directory}/{name}", columns=["key"]).num_rows
+        manifest.rows = sum(manifest.shards.values())
 
 
 def write_tables(root: Root, rows: tuple[int, ...] = (20, 17, 22), seed: int = 0) -> None:

@@ -51,7 +51,7 @@ def choose(seed: int, epoch: int, keys: np.ndarray, weights: np.ndarray) -> np.n
     """
     ends = np.cumsum(weights, axis=1)
     marks = uniforms(seed, epoch, keys) * ends[:, -1]
-    return np.sum(marks[:, None] >= ends, axis=1, dtype=np.int16)
+    return np.count_nonzero(marks[:, None] >= ends, axis=1).astype(np.int16)
 
 
 def uniforms(seed: int, epoch: int, keys: np.ndarray) -> np.ndarray:
