@@ -5,7 +5,7 @@ A stage builds objects of one room and passes them to another, typed by what sta
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -78,6 +78,7 @@ class LatentBatch:
     latent_std: np.ndarray  # float16 [b C h w], raw; zeros when only the mean was kept
     captions: list[str]  # b texts
     global_keys: np.ndarray  # int64 [B]: the whole batch, the same on every rank
+    drawn: dict[str, int] = field(default_factory=dict)  # directory of a caption table -> captions of the whole batch that are from it
 
 
 class Latents(Protocol):

@@ -1,4 +1,4 @@
-"""train: latents + captions -> `checkpoints/<name>/`: Ray Train around `training.loop`.
+"""train: latents + captions of one or several tables -> `checkpoints/<name>/`: Ray Train around `training.loop`.
 
 step-00001000/          the newest checkpoints (`training.checkpoint`): tensors, progress.json, seen.parquet
 latest.json             which of them is the newest complete one (`training.shelf`)
@@ -24,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from ccray import components, storage
-from ccray.config import Recipe
+from ccray.config import Recipe, trained_captions
 from ccray.data.loading import rounds
 from ccray.data.loading.eligible import Doors
 from ccray.data.loading.loader import LatentDataset, Order
@@ -82,8 +82,10 @@ def run(recipe: Recipe, root: Root) -> Manifest:
 
 
 def _doors(recipe: Recipe) -> Doors:
-    latents, captions, catalog = (storage.stage_of(recipe, name).directory for name in ("encode", "caption", "catalog"))
-    return Doors(latents, captions, catalog, recipe.train.policy or recipe.catalog.policy)
+    """The recipe's tables; those of captions by name, because their order in the recipe is no part of a run's fingerprint and the draw goes by it."""
+    latents, catalog = (storage.stage_of(recipe, name).directory for name in ("encode", "catalog"))
+    captions = tuple((storage.caption_stage(recipe, name).directory, weight) for name, weight in sorted(trained_captions(recipe).items()))
+    return Doors(latents, captions, catalog, recipe.train.policy or recipe.catalog.policy, recipe.train.caption_statuses)
 
 
 def _record(stage: Stage) -> str:

@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class Progress:
     samples: int = 0  # images, counted each time they were seen
     loss_sum: float = 0.0  # over the steps since the last line of metrics
     loss_steps: int = 0
+    drawn: dict[str, int] = field(default_factory=dict)  # captions by table, over the same steps
     last_loss: float = 0.0  # mean of the last line of metrics
     parameters: int = 0
 

@@ -122,6 +122,8 @@ class _Run:
         self.progress.step += 1
         self.progress.samples += size
         self.progress.loss_steps += 1
+        for table, count in batch.drawn.items():
+            self.progress.drawn[table] = self.progress.drawn.get(table, 0) + count
         if self.runtime.rank == 0:
             self.seen.add(batch.global_keys)
 
@@ -188,7 +190,9 @@ class _Run:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "samples": progress.samples,
             "samples_per_second": rate,
+            **progress.drawn,
         }
+        progress.drawn = {}
         if self.runtime.rank == 0:
             self.tracker.scalars(progress.step, values)
         self._say("%s", progress_line(progress.step, progress.steps, values))

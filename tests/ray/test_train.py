@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -17,14 +20,20 @@ from PIL import Image
 from ccray import config, recipes, storage
 from ccray.config import Recipe
 from ccray.data.encoding import vae_facts
+from ccray.data.loading import rounds
 from ccray.data.loading.eligible import Doors
-from ccray.interfaces import Failed, Refused
+from ccray.data.loading.loader import LatentDataset, Order
+from ccray.interfaces import Failed, LatentBatch, Refused
 from ccray.models import pipeline
 from ccray.stages import train
 from ccray.storage import Manifest, Root
+from ccray.training import loop
+from ccray.training.local import LocalRuntime
+from ccray.training.tracking import FileTracker
 from tests import folders
 from tests.conftest import Corridor
-from tests.training.tables import write_shard
+from tests.data.loading import replay
+from tests.training.tables import finish, write_captions, write_shard
 
 UNET = (
     "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
@@ -142,14 +151,15 @@ def test_two_ranks_train_the_same_run(corridor: Corridor, trained: Manifest) -> 
 
 
 def tables_for(root: Root, recipe: Recipe) -> None:
-    """Finished catalog, captions and latents of a recipe, without the work: 40 images of noise."""
-    stages = {name: storage.stage_of(recipe, name) for name in ("catalog", "caption", "encode")}
-    doors = Doors(stages["encode"].directory, stages["caption"].directory, "catalog", recipe.catalog.policy)
+    """Finished catalog, latents and captions of a recipe, without the work: 40 images of noise, which the first captioner describes."""
+    captions, encode = storage.caption_stage(recipe, next(iter(recipe.caption))), storage.stage_of(recipe, "encode")
+    doors = Doors(encode.directory, ((captions.directory, 1.0),), "catalog", recipe.catalog.policy)
     for shard in range(2):
         write_shard(root, shard, np.arange(20) + 100 * shard, doors=doors)
-    for name, stage in stages.items():
-        with storage.running(root, stage) as manifest:
-            manifest.facts = vae_facts(recipe.encode) if name == "encode" else {}
+    for stage in (storage.stage_of(recipe, "catalog"), captions):
+        finish(root, stage)
+    with storage.running(root, encode) as manifest:
+        manifest.facts = vae_facts(recipe.encode)
 
 
 FEW_STEPS = (
@@ -189,6 +199,104 @@ def test_a_stock_folder_is_trained_on(ray_cluster: None, tmp_path: Path, family:
     for part in ("text", "autoencoder"):
         mine, theirs = getattr(after, part).module.state_dict(), getattr(before, part).module.state_dict()
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+WEIGHTS = {"shapes-blip2": 2.0, "ja": 2.0, "source-alt": 1.0}
+SEVERAL = (
+    "caption.ja={family: translate, input: shapes-blip2, language: ja}",
+    f"train.captions={json.dumps(WEIGHTS)}",
+    "train.caption_statuses=[ok, truncated]",
+    "train.steps=9",  # 7 steps see everything once
+    "train.global_batch_size=6",
+    "train.checkpoint_every=5",
+    "train.log_every=2",
+    "train.caption_dropout=0",
+    "train.sample_every=1000",
+    "train.sample_prompts=[雪の日]",
+    "resources.train.threads=1",
+    "text.width=32",
+    f"denoiser={UNET.replace('cross_attention_dim: 96', 'cross_attention_dim: 32')}",
+)
+
+
+def tables_of_three(root: Root, recipe: Recipe) -> None:
+    """Besides, Japanese captions of which some are flagged and some lack, and shipped ones of the second shard alone."""
+    tables_for(root, recipe)
+    japanese, shipped = (storage.caption_stage(recipe, name) for name in ("ja", "source-alt"))
+    for shard in range(2):
+        keys = range(100 * shard, 100 * shard + 18)
+        flags = {key: ("looping", "truncated", "ok", "ok")[key % 4] for key in keys}
+        write_captions(root, japanese.directory, shard, {key: f"{key}番目の絵、雪の日" for key in keys}, "ja", flags)
+    write_captions(root, shipped.directory, 1, {key: f"alt text of {key}" for key in range(100, 120, 3)}, "en")
+    for stage in (japanese, shipped):
+        finish(root, stage)
+
+
+class Replayed:
+    """What the record of a run says that it read, with captions drawn one by one in plain Python (`tests/data/loading/replay.py`)."""
+
+    def __init__(self, root: Root, recipe: Recipe, name: str) -> None:
+        self.weights = {f"captions/{table}": weight for table, weight in WEIGHTS.items()}
+        self.said = replay.said(root, list(self.weights), ("ok", "truncated"))
+        self.seed, self.size = recipe.train.seed, recipe.train.global_batch_size
+        doors = train._doors(recipe)
+        self.rounds = rounds.read(root, f"checkpoints/{name}/rounds", self.size)
+        self.data = LatentDataset(root, doors, self.rounds[0].index, Order(self.seed, self.size, recipe.train.window_shards))
+        self.tables: list[list[str]] = []  # of each step
+
+    def batches(self, start_step: int) -> Iterator[LatentBatch]:
+        (only,) = self.rounds
+        for step, batch in enumerate(self.data.batches(start_step), start_step):
+            epoch = only.first_epoch + (step - only.first_step) // only.steps_per_epoch(self.size)
+            keys = batch.keys.tolist()
+            self.tables.append([replay.table_of(self.said, self.weights, self.seed, epoch, key) for key in keys])
+            captions = [self.said[table][key] for table, key in zip(self.tables[-1], keys, strict=True)]
+            yield replace(batch, captions=captions, drawn=dict(Counter(self.tables[-1])))
+
+    def captions(self, count: int) -> list[str]:
+        return self.data.captions(count)
+
+
+@pytest.mark.ray
+def test_captions_of_several_tables_are_drawn_by_weight(ray_cluster: None, tmp_path: Path) -> None:
+    """What the stage trained on is what a replay of its record says: as many of each table between lines of metrics, and the same losses."""
+    vae, text = folders.vae_folder(tmp_path / "vae"), folders.text_folder(tmp_path / "text")
+    recipe = config.build(recipes.named("tiny"), [*SEVERAL, f"encode.model={vae}", f"text.model={text}"])
+    root = Root(str(tmp_path / "root"))
+    tables_of_three(root, recipe)
+    found = train.run(recipe, root)
+    assert found.rows == 40
+    assert found.inputs.keys() == {"catalog", "encode", "captions/shapes-blip2", "captions/ja", "captions/source-alt"}
+    replayed, other = Replayed(root, recipe, "main"), Replayed(root, recipe, "main")
+    other.seed += 1
+    for name, data in (("replayed", replayed), ("other", other)):
+        runtime = LocalRuntime(tmp_path / "root" / "checkpoints" / name)
+        loop.train(recipe, runtime, data, pipeline.from_recipe(recipe), FileTracker(root, f"checkpoints/{name}"))
+    lines = metrics(root, "main")
+    drawn = [Counter(table for step in replayed.tables[at : at + 2] for table in step) for at in range(0, 9, 2)]
+    assert [{table: line[table] for table in replayed.weights} for line in lines] == [
+        {table: one[table] for table in replayed.weights} for one in drawn
+    ]
+    assert all(sum(one[table] for one in drawn) for table in replayed.weights)
+    assert [line["loss"] for line in lines] == [line["loss"] for line in metrics(root, "replayed")]
+    assert all(line["loss"] != one["loss"] for line, one in zip(lines, metrics(root, "other"), strict=True)), "other draws have other losses"
+    swapped = config.build(recipe, [f"train.captions={json.dumps(dict(reversed(WEIGHTS.items())))}"])
+    assert train._doors(swapped) == train._doors(recipe), "the order of the recipe's words is nothing"
+    assert train.run(swapped, root) == found
+    with pytest.raises(Refused, match=r"train\.captions\.ja is 1\.0, but checkpoints/main was made with 2\.0"):
+        train.run(config.build(recipe, ["train.captions={shapes-blip2: 2, ja: 1, source-alt: 1}"]), root)
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    recipe = config.build(recipes.named("tiny"), [*SEVERAL, "text.width=96", f"denoiser={UNET}"])
+    root = Root(str(tmp_path / "root"))
+    tables_for(root, recipe)
+    with pytest.raises(Refused, match=r"train reads .*/captions/ja, which is not finished: run `ccray caption`"):
+        train.run(recipe, root)
+    finish(root, storage.caption_stage(recipe, "ja"))
+    with pytest.raises(Refused, match=r"train reads .*/captions/source-alt, which is not finished"):
+        train.run(recipe, root)
+    assert not root.exists("checkpoints")
 
 
 def test_what_does_not_fit_is_refused_before_any_write(tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ from ccray.data.loading.eligible import Doors
 from ccray.data.loading.loader import LatentDataset, Order
 from ccray.data.loading.rounds import Index, index
 from ccray.models import pipeline
-from ccray.storage import Root
+from ccray.storage import Root, Stage
 from ccray.training.local import LocalRuntime
 from ccray.training.loop import Trained, train
 from ccray.training.tracking import FileTracker, Silence
 from tests import folders
 from tests.training.datasets import Interruption, OtherWords, UntilStep
 
-DOORS = Doors("latents/test-32px", "captions/test", "catalog", "commercial")
+DOORS = Doors("latents/test-32px", (("captions/test", 1.0),), "catalog", "commercial")
+CAPTIONS = DOORS.captions[0][0]
 SHAPE = (4, 8, 8)
 UNET = "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
 UNET += "up_block_types: [UpBlock2D, CrossAttnUpBlock2D], cross_attention_dim: 32, attention_head_dim: 4, norm_num_groups: 8}"
@@ -33,7 +34,7 @@ def column(name: str, values: list[object], schema_: pa.Schema) -> pa.Array:
 
 
 def write_shard(root: Root, shard: int, keys: np.ndarray, seed: int = 0, doors: Doors = DOORS) -> None:
-    """One shard of all three tables: rows by key, captions of 12 kinds, latents drawn from (seed, shard)."""
+    """One shard of catalog, latents and the first table of captions: rows by key, captions of 12 kinds, latents drawn from (seed, shard)."""
     random = np.random.default_rng((seed, shard))
     count = len(keys)
     latents = random.standard_normal((2, count, int(np.prod(SHAPE)))).astype(np.float16)
@@ -48,11 +49,30 @@ def write_shard(root: Root, shard: int, keys: np.ndarray, seed: int = 0, doors: 
     }
     for directory, schema_, values in (
         (doors.catalog, schema.CATALOG, catalog),
-        (doors.captions, schema.CAPTIONS, captions),
+        (doors.captions[0][0], schema.CAPTIONS, captions),
         (doors.latents, schema.LATENTS, rows),
     ):
         table = pa.table({name: column(name, values.get(name, [None] * count), schema_) for name in schema_.names}, schema=schema_)
         storage.seal(root, directory, shard, table, schema_, "key")
+
+
+def write_captions(
+    root: Root, directory: str, shard: int, texts: dict[int, str | None], language: str, statuses: dict[int, str] | None = None
+) -> None:
+    """One shard of a table of captions: key -> text; rows are "ok" but for those of `statuses`."""
+    keys = list(texts)
+    values: dict[str, list[object]] = {"key": [*keys], "shard": [shard] * len(keys), "caption": [*texts.values()], "language": [language] * len(keys)}
+    values["status"] = [(statuses or {}).get(key, "ok") for key in keys]
+    arrays = {name: column(name, values.get(name, [None] * len(keys)), schema.CAPTIONS) for name in schema.CAPTIONS.names}
+    storage.seal(root, directory, shard, pa.table(arrays, schema=schema.CAPTIONS), schema.CAPTIONS, "key")
+
+
+def finish(root: Root, stage: Stage) -> None:
+    """A finished manifest of the shards that lie in a stage's directory."""
+    with storage.running(root, stage) as manifest:
+        for name in map(storage.shard_name, storage.sealed_shards(root, stage.directory)):
+            manifest.shards[name] = root.read_table(f"{stage.directory}/{name}", columns=["key"]).num_rows
+        manifest.rows = sum(manifest.shards.values())
 
 
 def write_tables(root: Root, rows: tuple[int, ...] = (20, 17, 22), seed: int = 0) -> None:

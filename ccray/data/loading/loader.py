@@ -3,9 +3,10 @@
 An epoch is its shards in a drawn order; a window of shards is loaded and shuffled together; the rows that come out, window after window, are
 cut into global batches, of which only an epoch's last may be short. Every rank takes one contiguous slice of each global batch. So the
 membership of step k follows from the settings, the table and the record of what was taken down when each epoch began (`rounds.py`), and a run can
-be continued at any step by any number of ranks.
+be continued at any step by any number of ranks. Of the captions that a row has one is drawn anew in each epoch (`drawing.py`).
 
-Memory: two windows (one in use, the next being read), each `window_shards` x rows of a shard x bytes of a row.
+Memory: two windows (one in use, the next being read), each `window_shards` x rows of a shard x bytes of a row with the caption that was drawn; and
+all captions of the one shard that is being read.
 """
 
 from collections import deque
@@ -16,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ccray import storage, takedowns
+from ccray.data.loading.drawing import drawn
 from ccray.data.loading.eligible import Doors, eligible
 from ccray.data.loading.rounds import Index, Round, Rounds
 from ccray.interfaces import Failed, LatentBatch
@@ -36,12 +37,13 @@ class Order:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows in order: key int64 [n], mean and std float16 [n C h w], caption object [n]."""
+    """Some rows in order: key int64 [n], mean and std float16 [n C h w], caption object [n], the number of its table int16 [n]."""
 
     key: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     caption: np.ndarray
+    table: np.ndarray
 
     def take(self, places: np.ndarray) -> "_Rows":
         return _Rows(*(getattr(self, field.name)[places] for field in fields(self)))
@@ -112,13 +114,12 @@ class LatentDataset:
             window, first = next(windows), 0
 
     def captions(self, count: int) -> list[str]:
-        """Up to `count` different captions of the first shards, of images that are trained on now."""
+        """Up to `count` different captions of the first shards, of images that are trained on now, as drawn in the first epoch."""
         found: dict[str, None] = {}
         gone = self._gone(self.index)
         for shard in sorted(self.index.rows):
-            keys, captions = eligible(self.root, self.doors, shard, gone)
-            allowed = captions.filter(pc.is_in(captions["key"], pa.array(keys)))
-            found |= dict.fromkeys(allowed["caption"].to_pylist())
+            texts, _ = drawn(self.doors, self.order.seed, 0, *eligible(self.root, self.doors, shard, gone))
+            found |= dict.fromkeys(texts.tolist())
             if len(found) >= count:
                 break
         return list(found)[:count]
@@ -130,8 +131,10 @@ class LatentDataset:
         size = end - start
         first, last = start + size * self.rank // self.world_size, start + size * (self.rank + 1) // self.world_size
         rows = _Rows.joined([window.rows.take(window.places(first, last)) for window in held])
-        keys = np.concatenate([window.rows.key[window.places(start, end)] for window in held])
-        return LatentBatch(rows.key, rows.mean, rows.std, list(rows.caption), keys)
+        keys, tables = (np.concatenate([getattr(one.rows, name)[one.places(start, end)] for one in held]) for name in ("key", "table"))
+        counts = np.bincount(tables, minlength=len(self.doors.captions)).tolist()
+        names = [directory for directory, _ in self.doors.captions]
+        return LatentBatch(rows.key, rows.mean, rows.std, list(rows.caption), keys, dict(zip(names, counts, strict=True)))
 
     def _windows(self, start_step: int) -> Iterator[_Window]:
         """Windows in order from the one that holds the first row of `start_step`; the next one is read while this one is used.
@@ -183,11 +186,11 @@ class LatentDataset:
             )
         latents = self.root.read_table(f"{self.doors.latents}/{storage.shard_name(shard)}", ["key", "latent_mean", "latent_std", "latent_shape"])
         latents = latents.take(np.searchsorted(latents["key"], keys)).combine_chunks()
-        texts = captions["caption"].take(np.searchsorted(captions["key"], keys)).to_numpy(zero_copy_only=False)
+        texts, tables = drawn(self.doors, self.order.seed, epoch.number, keys, captions)
         shape = self._shape(latents, shard)
         mean = _array(latents["latent_mean"], shape)
         std = np.zeros_like(mean) if latents["latent_std"].null_count == len(keys) else _array(latents["latent_std"], shape)
-        return _Rows(keys, mean, std, texts.astype(object))
+        return _Rows(keys, mean, std, texts, tables)
 
     def _shape(self, latents: pa.Table, shard: int) -> tuple[int, ...]:
         shapes = np.unique(_array(latents["latent_shape"], (3,)), axis=0)

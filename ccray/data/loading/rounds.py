@@ -62,7 +62,7 @@ class Round:
 
 
 def index(root: Root, doors: Doors, names: tuple[str, ...] | None = None) -> Index:
-    """Count the rows that may be trained on: in all three tables and well, of the train split, permitted, not taken down.
+    """Count the rows that may be trained on: with a latent and a caption, of the train split, permitted, not taken down.
 
     Args:
         root: where the tables lie.
@@ -70,15 +70,16 @@ def index(root: Root, doors: Doors, names: tuple[str, ...] | None = None) -> Ind
         names: files of takedowns that apply; all that there are by default.
 
     Raises:
-        Failed: when there is none, with the number of rows that each condition left.
+        Failed: when there is none, with what was asked of them.
     """
     names = takedowns.files(root) if names is None else names
     found = _count(root, doors, names)
     if not found.total:
-        shards = len(storage.sealed_shards(root, doors.latents))
+        shards, tables = len(storage.sealed_shards(root, doors.latents)), ", ".join(directory for directory, _ in doors.captions)
         raise Failed(
-            f"no image is left to train on: {root.path(doors.latents)} has {shards} shards, but no row of them has a latent, a caption, "
-            f"a licence that policy {doors.policy} permits, and is in the train split and not taken down"
+            f"no image is left to train on: {root.path(doors.latents)} has {shards} shards, but no row of them has a latent, a caption in "
+            f"{tables} with status {' or '.join(doors.statuses)} (train.caption_statuses), a licence that policy {doors.policy} permits, and is in "
+            "the train split and not taken down"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ccray.data.loading.loader import LatentDataset, Order
 from ccray.data.loading.rounds import Index, index
 from ccray.interfaces import Failed, LatentBatch
 from ccray.storage import Root
-from tests.training.tables import DOORS, SHAPE, write_shard, write_tables
+from tests.training.tables import CAPTIONS, DOORS, SHAPE, write_shard, write_tables
 
 ROWS = (20, 17, 22)
 ORDER = Order(seed=3, batch_size=8, window_shards=2)
@@ -42,7 +43,7 @@ def test_an_epoch_has_every_row_once_with_its_own_latent_and_caption(root: Root)
     expected = {}
     for shard in range(len(ROWS)):
         latents = root.read_table(f"{DOORS.latents}/{storage.shard_name(shard)}").to_pylist()
-        captions = root.read_table(f"{DOORS.captions}/{storage.shard_name(shard)}").to_pylist()
+        captions = root.read_table(f"{CAPTIONS}/{storage.shard_name(shard)}").to_pylist()
         expected |= {row["key"]: (row["latent_mean"], row["latent_std"], text["caption"]) for row, text in zip(latents, captions, strict=True)}
     batches = take(root, STEPS)
     assert [len(batch.keys) for batch in batches] == [8] * 7 + [3]
@@ -125,11 +126,11 @@ def test_only_what_may_be_trained_on_passes(tmp_path: Path) -> None:
         {first[1]: "CC-BY-NC-4.0", first[2]: "CC-BY-ND-4.0", first[3]: None, first[4]: "CC-BY-SA-4.0"},
         schema.CATALOG,
     )
-    edit(root, DOORS.captions, 0, "status", {first[5]: "out of memory"}, schema.CAPTIONS)
+    edit(root, CAPTIONS, 0, "status", {first[5]: "out of memory"}, schema.CAPTIONS)
     edit(root, DOORS.latents, 0, "status", {first[6]: "not decoded"}, schema.LATENTS)
     root.write("takedowns/2026-11.jsonl", f'{{"key": "{schema.hex_key(first[7])}", "reason": "asked by the author"}}\n'.encode())
     for policy, kept in (("permissive", first[8:]), ("commercial", [first[4], *first[8:]]), ("noncommercial", [first[1], first[4], *first[8:]])):
-        doors = DOORS.__class__(DOORS.latents, DOORS.captions, DOORS.catalog, policy)  # type: ignore[arg-type]
+        doors = replace(DOORS, policy=policy)  # type: ignore[arg-type]
         counted = index(root, doors)
         assert counted.rows == {0: len(kept), 1: 17, 2: 22}
         dataset = LatentDataset(root, doors, counted, Order(0, 100, 1))
@@ -140,7 +141,7 @@ def test_only_what_may_be_trained_on_passes(tmp_path: Path) -> None:
 def test_rows_without_a_partner_are_left_out(tmp_path: Path) -> None:
     root = Root(str(tmp_path))
     write_tables(root, ROWS)
-    path = f"{DOORS.captions}/{storage.shard_name(1)}"
+    path = f"{CAPTIONS}/{storage.shard_name(1)}"
     root.write_table(path, root.read_table(path).slice(3))
     assert index(root, DOORS).rows == {0: 20, 1: 14, 2: 22}
 

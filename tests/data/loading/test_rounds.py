@@ -14,7 +14,7 @@ from ccray.data.loading.rounds import index
 from ccray.interfaces import Failed, LatentBatch
 from ccray.storage import Root
 from ccray.takedowns import Record
-from tests.training.tables import DOORS, write_tables
+from tests.training.tables import CAPTIONS, DOORS, write_tables
 
 ROWS = (120, 117, 122)
 SIZE = 8
@@ -107,7 +107,7 @@ def test_rows_that_were_purged_do_not_stop_a_run(root: Root) -> None:
     gone = sorted(all_keys(root))[:5]
     take_down(root, gone)
     list(itertools.islice(batches, EPOCH))
-    for directory in (DOORS.latents, DOORS.captions, DOORS.catalog):
+    for directory in (DOORS.latents, CAPTIONS, DOORS.catalog):
         for shard in range(len(ROWS)):
             table = root.read_table(f"{directory}/{storage.shard_name(shard)}")
             root.write_table(
