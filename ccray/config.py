@@ -248,7 +248,8 @@ class TrainConfig(Config):
 
     name: Slug = "main"
     policy: Policy | None = None  # may be stricter than the catalog's
-    captions: dict[Slug, Annotated[float, Field(gt=0)]] = {}  # caption tables and how often each is drawn; {} = the recipe's captioners, equally
+    # Caption tables and how often each is drawn; a row that some tables lack goes by the weights of the others. {} = the recipe's captioners, equally.
+    captions: dict[Slug, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     caption_statuses: tuple[str, ...] = Field(("ok",), min_length=1)  # captions that are trained on; flagged ones are not, unless named here
     start_from: str | None = None  # a diffusers folder or hub name of a supported family
     seed: int = 0

@@ -67,7 +67,7 @@ def test_refusals(corridor: Corridor, tmp_path: Path) -> None:
         caption.run(corridor.recipe, Root(str(tmp_path / "empty")))
     root = tmp_path / "root"
     shutil.copytree(Path(corridor.root.uri) / "catalog", root / "catalog")
-    with pytest.raises(Refused, match=r"caption\.model is '/no/such'"):
+    with pytest.raises(Refused, match=r"caption\.shapes-blip2\.model is '/no/such'"):
         caption.run(config.build(corridor.recipe, ["caption.model=/no/such"]), Root(str(root)))
     assert not (root / "captions").exists()
     with pytest.raises(Refused, match=r"caption\.shapes-blip2\.prompt is 'a photo of'.*made with ''"):
