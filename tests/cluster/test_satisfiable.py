@@ -13,6 +13,7 @@ from ray.core.generated.common_pb2 import LabelSelectorOperator
 
 from ccray import config, recipes, schema, sharded
 from ccray.config import STAGES, ActorResources, Recipe
+from ccray.sharded import pipeline
 from tests.cluster.test_files import aws, kuberay_config
 
 CLUSTERS = {"aws": prepare_config(aws()), "kuberay": kuberay_config()}
@@ -141,7 +142,7 @@ def test_ray_data_may_ask_for_tasks_and_actors_together(file, stage):
     """Ray Data sends all that a pipeline wants under one selector, and the autoscaler drops the whole when one part fits nowhere."""
     actors = getattr(recipes.named("commoncanvas-s-c").resources, stage)
     step = sharded.Step(object, (), schema.CAPTIONS, 1, actors)
-    selector = sharded._options([step]).label_selector
+    selector = pipeline._options([step]).label_selector
     together = [_request({"CPU": 1, "GPU": 1}, selector)] * actors.max_actors + [_request({"CPU": 1}, selector)] * 200
     nodes, reply = started(CLUSTERS[file], together, [])
     assert not reply.infeasible_resource_requests
