@@ -23,19 +23,29 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SECONDS = 60
 # One program at a time joins the cluster as a driver; each prints one JSON value.
 JOIN = "import collections, json, sys, ray\nray.init('auto', namespace='spot', log_to_driver=False)\n"
-# Where tasks start that would have any node: of one CPU each, and more of them than one node takes at once.
+# Work that is under way on the node of sys.argv[1], and the nodes of three tasks of one CPU each that run at the same time: no node has three.
+BEGIN = """
+import asyncio
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+class Work:
+    met = 0
+    async def node(self):
+        return ray.get_runtime_context().get_node_id()
+    async def meet(self):
+        self.met += 1
+        while self.met < 3:
+            await asyncio.sleep(0.05)
+work = ray.remote(num_cpus=0)(Work).options(name="work", lifetime="detached", scheduling_strategy=On(sys.argv[1], soft=False)).remote()
+@ray.remote(num_cpus=1)
+def here():
+    ray.get(work.meet.remote())
+    return ray.get_runtime_context().get_node_id()
+print(json.dumps([ray.get(work.node.remote()), *ray.get([here.remote() for _ in range(3)])]))
+"""
+# Where tasks start that would have any node.
 PLACES = """
 here = ray.remote(num_cpus=1)(lambda: ray.get_runtime_context().get_node_id())
 print(json.dumps(collections.Counter(ray.get([here.options(scheduling_strategy="SPREAD").remote() for _ in range(20)]))))
-"""
-# Work that is under way on the node of sys.argv[1].
-BEGIN = """
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-class Work:
-    def node(self):
-        return ray.get_runtime_context().get_node_id()
-work = ray.remote(num_cpus=0)(Work).options(name="work", lifetime="detached", scheduling_strategy=On(sys.argv[1], soft=False)).remote()
-print(json.dumps(ray.get(work.node.remote())))
 """
 ASK = "print(json.dumps(ray.get(ray.get_actor('work').node.remote(), timeout=30)))"
 DRAINING = "print(json.dumps(ray._private.state.state.get_draining_nodes()))"  # node id -> deadline in ms since 1970
@@ -67,8 +77,8 @@ def test_a_notice_drains_this_node_and_no_other() -> None:
         nodes = cluster.nodes()
         (spot,) = [node.node_id for node in nodes if not node.is_head_node]
         (kept,) = [node.node_id for node in nodes if node.is_head_node]
-        assert set(run(cluster, PLACES)) == {spot, kept}
-        assert run(cluster, BEGIN, spot) == spot
+        working, *places = run(cluster, BEGIN, spot)
+        assert (working, set(places)) == (spot, {spot, kept})
 
         words = [sys.executable, "-m", "ccray.spot", "--node-id", spot, "--poll-seconds", "0.2"]
         environment = cluster.environment | {"CCRAY_METADATA_URL": cloud.url, "PYTHONPATH": str(REPOSITORY)}
