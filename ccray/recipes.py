@@ -42,8 +42,6 @@ CAPTION_NODE = {"ccray-role": "caption"}
 TRAIN_NODE = {"ccray-role": "train"}
 SERVE_NODE = {"ccray-role": "serve"}
 CPU_NODE = {"ccray-role": "cpu"}
-CPUS_OF = {"ccray-role": "in(cpu,caption)"}  # never a training or serving node for its CPUs
-
 
 BLIP2 = "blip2-opt-2-7b"
 
@@ -96,13 +94,18 @@ def tiny_dit() -> Recipe:
 
 
 def _gpu_resources(train_gpus: int) -> Resources:
-    """Pools of the cluster files: spot captioning GPUs, on-demand training GPUs."""
+    """Pools of the cluster files: CPU nodes read, decode and write, spot GPUs caption and encode, on-demand GPUs train.
+
+    A pool of models starts with a few actors, so that their nodes are on their way while the first pictures are decoded, and grows to its
+    largest as long as blocks wait; it may shrink to one, for a job must end on whatever spot machines are left.
+    """
+    models: dict[str, Any] = {"gpus": 1, "label_selector": CAPTION_NODE, "task_label_selector": CPU_NODE}
     return Resources(
         catalog=ActorResources(max_actors=64, label_selector=CPU_NODE, task_label_selector=CPU_NODE),
-        caption=ActorResources(max_actors=64, gpus=1, label_selector=CAPTION_NODE, task_label_selector=CPUS_OF),
-        encode=ActorResources(max_actors=64, gpus=1, label_selector=CAPTION_NODE, task_label_selector=CPUS_OF),
+        caption=ActorResources(min_actors=1, initial_actors=4, max_actors=64, **models),
+        encode=ActorResources(min_actors=1, initial_actors=4, max_actors=64, **models),
         train=TrainResources(workers=train_gpus, cpus=8, gpus=1, label_selector=TRAIN_NODE),
-        evaluate=ActorResources(max_actors=16, gpus=1, label_selector=CAPTION_NODE, task_label_selector=CPUS_OF, rows_per_block=64),
+        evaluate=ActorResources(min_actors=1, initial_actors=2, max_actors=16, rows_per_block=64, **models),
         serve=ServeResources(host="0.0.0.0", max_replicas=4, gpus=1, label_selector=SERVE_NODE),
     )
 

@@ -3,6 +3,7 @@
 import copy
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,31 @@ def test_the_aws_nodes_carry_and_use_the_token():
     assert all("RAY_AUTH_MODE=token ray start" in command for command in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert "8265" not in str(config["provider"])
+
+
+def test_the_spot_watcher_runs_beside_ray_on_every_aws_worker():
+    config = aws()
+    *_, start, watcher = config["worker_start_ray_commands"]
+    assert "ray start" in start  # first, for the watcher finds its raylet
+    words = shlex.split(watcher)
+    assert words[words.index("-m") + 1] == "ccray.spot"
+    assert words[0] == "RAY_AUTH_MODE=token"  # it asks the cluster for the drain
+    assert words[-1] == "&"
+    assert not {"&&", ";"} & set(words)
+    assert {"<", ">", "2>&1"} <= set(words), "an open stream keeps the SSH session"
+    checked = subprocess.run(["bash", "-n", "-c", watcher], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert not [command for command in config["head_start_ray_commands"] if "ccray.spot" in command]
+    for kind in config["available_node_types"].values():
+        assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_the_spot_watcher_runs_in_the_pods_of_spot_groups():
+    for group in ray_cluster()["spec"]["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        started = container.get("lifecycle", {}).get("postStart", {}).get("exec", {}).get("command", [""])[-1]
+        assert ("python -m ccray.spot" in started) == (group["labels"]["ray.io/market-type"] == "spot")
+        assert not started or started.endswith("&"), "a pod is ready only when this has ended"
 
 
 def test_what_the_aws_nodes_install_exists():

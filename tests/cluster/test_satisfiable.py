@@ -11,12 +11,14 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 from ray.core.generated.common_pb2 import LabelSelectorOperator
 
-from ccray import config, recipes, sharded
+from ccray import config, recipes, schema, sharded
 from ccray.config import STAGES, ActorResources, Recipe
+from ccray.sharded import pipeline
 from tests.cluster.test_files import aws, kuberay_config
 
 CLUSTERS = {"aws": prepare_config(aws()), "kuberay": kuberay_config()}
 NODE_OF = {"catalog": "cpu", "caption": "caption", "encode": "caption", "train": "train", "evaluate": "caption", "publish": "cpu", "serve": "serve"}
+DECODING = ("caption", "encode", "evaluate")  # CPU tasks beside models on GPUs
 
 
 def _request(resources: dict[str, float], selector: dict[str, str]) -> Any:
@@ -75,8 +77,8 @@ def test_every_stage_of_every_recipe_finds_its_nodes(file, name, stage):
     assert not reply.infeasible_gang_resource_requests
     on_gpus = name not in ("tiny", "tiny-dit")
     expected = NODE_OF[stage] if on_gpus else "cpu"
-    tasks_too = {"cpu"} if stage in ("caption", "encode", "evaluate") else set()
-    assert expected in nodes
+    tasks_too = {"cpu"} if stage in DECODING else set()
+    assert {expected, *tasks_too} <= set(nodes)
     assert set(nodes) - {"head", "headgroup"} - tasks_too <= {expected}, "another kind of node would be started"
 
 
@@ -118,9 +120,36 @@ def test_tasks_start_no_training_or_serving_node_when_cpu_nodes_run_out(file, st
         nodes, reply = started(CLUSTERS[file], [_request({"CPU": 1}, actors.task_label_selector)] * 5000, [])
         assert reply.infeasible_resource_requests
         assert nodes["cpu"] == CLUSTERS[file]["available_node_types"]["cpu"]["max_workers"]
-        assert not nodes["train"] + nodes["serve"]
+        assert not nodes["caption"] + nodes["train"] + nodes["serve"]
         loose, _ = started(CLUSTERS[file], [_request({"CPU": 1}, {})] * 5000, [])
         assert loose["train"], "without the selector they would"
+
+
+@pytest.mark.parametrize("file", CLUSTERS)
+@pytest.mark.parametrize("stage", DECODING)
+def test_a_node_too_few_of_either_kind_is_seen(file, stage):
+    """Neither kind does the other's work: without CPU nodes nothing is decoded, without GPU nodes there is no model."""
+    kinds = CLUSTERS[file]["available_node_types"]
+    for gone in ("cpu", "caption"):
+        without = CLUSTERS[file] | {"available_node_types": {name: kind for name, kind in kinds.items() if name != gone}}
+        for name in ("commoncanvas-s-c", "commonart-beta"):
+            assert missing(without, recipes.named(name), stage) > 0
+
+
+@pytest.mark.parametrize("file", CLUSTERS)
+@pytest.mark.parametrize("stage", DECODING)
+def test_ray_data_may_ask_for_tasks_and_actors_together(file, stage):
+    """Ray Data sends all that a pipeline wants under one selector, and the autoscaler drops the whole when one part fits nowhere."""
+    actors = getattr(recipes.named("commoncanvas-s-c").resources, stage)
+    step = sharded.Step(object, (), schema.CAPTIONS, 1, actors)
+    selector = pipeline._options([step]).label_selector
+    together = [_request({"CPU": 1, "GPU": 1}, selector)] * actors.max_actors + [_request({"CPU": 1}, selector)] * 200
+    nodes, reply = started(CLUSTERS[file], together, [])
+    assert not reply.infeasible_resource_requests
+    assert set(nodes) - {"head", "headgroup", "cpu"} == {"caption"}
+    assert nodes["caption"] == actors.max_actors
+    _, alone = started(CLUSTERS[file], [_request({"CPU": 1, "GPU": 1}, actors.task_label_selector)], [])
+    assert alone.infeasible_resource_requests, "under the tasks' own selector no actor would find a node"
 
 
 @pytest.mark.parametrize("file", CLUSTERS)

@@ -134,6 +134,7 @@ def autoscaling_head(node_types: dict[str, Any], idle_seconds: float) -> Iterato
             "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "2",  # seconds, of ten: a test's work is short
             "PYTHONPATH": str(REPOSITORY),  # where the autoscaler finds the provider
         }
         with head(f"--port={port}", "--num-cpus=0", f"--autoscaling-config={place}", **variables) as found:

@@ -1,19 +1,26 @@
-"""The caption job on a cluster that starts with a head alone: GPU nodes come when the stage asks and leave when it is done.
+"""The caption job on a cluster that starts with a head alone: CPU and GPU nodes come as the work asks and leave when it is done.
 
 The node types are those of cluster/aws.yaml, resources and labels as written there but for fewer CPUs; the nodes are real raylets on this
-machine, and their GPUs are only counted, so the captioner runs on the CPU.
+machine, and their GPUs are only counted, so the captioner runs on the CPU. Where every task and actor ran is Ray's own record.
+
+pytest tests/ray/test_autoscaling.py -s     # prints the timeline
 """
 
 import contextlib
 import shutil
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.util.state import list_actors, list_tasks
 
-from ccray import storage
+from ccray import config, recipes, storage
+from ccray.stages import caption
 from ccray.storage import Root
 from tests.cluster.test_files import aws
 from tests.conftest import Corridor
@@ -21,70 +28,134 @@ from tests.ray.heads import Head, autoscaling_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+NODES = 3  # GPU nodes at most
 IDLE_SECONDS = 5
-CPUS = 6  # of a node, at most: a raylet starts as many Python processes
+CPUS = {"cpu": 6, "caption": 1}  # of a node, at most: a raylet starts as many Python processes
 MEMORY_BYTES = 4 * 2**30
 LOOK_SECONDS = 0.5
 JOB_SECONDS = 240
 LEAVE_SECONDS = 90
-GPUS = [
-    "resources.caption.gpus=1",
-    "resources.caption.label_selector={ccray-role: caption}",
-    "resources.caption.task_label_selector={ccray-role: 'in(cpu,caption)'}",
-    "resources.caption.min_actors=1",
-    "resources.caption.max_actors=1",
-    "resources.caption.threads=1",  # as the corridor's own: probabilities are compared bit for bit
+DECODER, MODEL = "MapBatches(<lambda>)", "MapBatches(InActor)"  # as Ray Data names the stateless step and the pool
+WORK = [  # many blocks, and a width of batches that makes each one last
+    "resources.caption.rows_per_block=2",
+    "resources.caption.threads=1",
+    "caption.batch_size=64",
+    "caption.num_beams=4",
 ]
+BY_LABEL = [f"resources.caption.{name}={value}" for name, value in {"gpus": 1, "min_actors": 1, "initial_actors": 1, "max_actors": NODES}.items()]
+
+
+@dataclass
+class Timeline:
+    """What was seen when: seconds since the job was submitted, workers by role, model actors alive."""
+
+    began: float = field(default_factory=time.monotonic)
+    seen: list[tuple[float, Counter[str], int]] = field(default_factory=list)
+    role_of: dict[str, str] = field(default_factory=dict)  # node id -> ccray-role, of nodes gone too
+
+    def look(self, cluster: Head) -> Counter[str]:
+        """Note the cluster as it is now, if it has changed."""
+        nodes = cluster.nodes()
+        self.role_of |= {node.node_id: "head" if node.is_head_node else node.labels["ccray-role"] for node in nodes}
+        roles = Counter(self.role_of[node.node_id] for node in nodes if not node.is_head_node)
+        actors = len(model_actors(cluster, alive=True))
+        if not self.seen or self.seen[-1][1:] != (roles, actors):
+            self.seen.append((time.monotonic() - self.began, roles, actors))
+        return roles
+
+    def follow(
+        self, cluster: Head, process: "subprocess.Popen[Any]", seconds: float, until: Callable[[Counter[str]], bool] = lambda _: False
+    ) -> bool:
+        """Look until `process` ends or `until` holds; whether either came in time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if until(self.look(cluster)):
+                return True
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=LOOK_SECONDS)
+                return True
+        return False
+
+    def text(self) -> str:
+        lines = [f"{seconds:6.1f} | {roles['cpu']:3} | {roles['caption']:4} | {actors:6}" for seconds, roles, actors in self.seen]
+        return "\n".join(["     s | cpu | GPUs | actors", *lines])
 
 
 def node_types() -> dict[str, Any]:
     """The worker node types of cluster/aws.yaml, made small enough for this machine."""
     kinds = {name: dict(kind) for name, kind in aws()["available_node_types"].items() if name != "head"}
-    for kind in kinds.values():
-        kind["resources"] = kind["resources"] | {"CPU": min(CPUS, kind["resources"]["CPU"]), "memory": MEMORY_BYTES}
-        kind |= {"idle_timeout_s": IDLE_SECONDS, "max_workers": 1}
+    for name, kind in kinds.items():
+        kind["resources"] = kind["resources"] | {"CPU": CPUS.get(name, 1), "memory": MEMORY_BYTES}
+        kind |= {"idle_timeout_s": IDLE_SECONDS, "max_workers": NODES if name == "caption" else 1}
     return kinds
 
 
-def roles(cluster: Head) -> list[str]:
-    """`ccray-role` of every worker node alive."""
-    return sorted(node.labels["ccray-role"] for node in cluster.nodes() if not node.is_head_node)
+def selectors() -> list[str]:
+    """The labels that a published recipe asks for."""
+    pool = recipes.commoncanvas_s_c().resources.caption
+    said = {"label_selector": pool.label_selector, "task_label_selector": pool.task_label_selector}
+    return [f"resources.caption.{name}={{{', '.join(f'{key}: {value}' for key, value in labels.items())}}}" for name, labels in said.items()]
 
 
-def watch(cluster: Head, process: "subprocess.Popen[Any]", seen: list[list[str]], seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-    """Note each change of the nodes alive until `process` ends or `until` holds; whether either came in time."""
-    for _ in range(int(seconds / LOOK_SECONDS)):
-        now = roles(cluster)
-        if now != seen[-1]:
-            seen.append(now)
-        if until():
-            return True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=LOOK_SECONDS)
-            return True
-    return False
+def model_actors(cluster: Head, alive: bool = False) -> list[Any]:
+    found = list_actors(address=cluster.url, limit=1000, timeout=60, raise_on_missing_output=False)
+    return [actor for actor in found if MODEL in actor.class_name + (actor.name or "") and (not alive or actor.state == "ALIVE")]
 
 
-def test_gpu_nodes_come_for_the_caption_job_and_leave(corridor: Corridor, tmp_path: Path):
-    for name in corridor.root.names(""):
+def places_of_tasks(cluster: Head, role_of: dict[str, str]) -> dict[str, Counter[str]]:
+    """Name of each kind of stateless task -> how many ran on nodes of which role, by Ray's own record."""
+    found = list_tasks(address=cluster.url, filters=[("type", "=", "NORMAL_TASK")], limit=10_000, timeout=60, raise_on_missing_output=True)
+    places: dict[str, Counter[str]] = {}
+    for task in found:
+        places.setdefault(task.name, Counter())[role_of.get(task.node_id, "nowhere")] += 1
+    return places
+
+
+def copied(source: Root, folder: Path) -> Root:
+    """A root in `folder` with everything before the caption stage."""
+    for name in source.names(""):
         if name not in ("captions", "latents", "checkpoints", "evaluation", "published"):
-            shutil.copytree(corridor.root.path(name), tmp_path / name)
-    root = Root(str(tmp_path))
+            shutil.copytree(source.path(name), folder / name)
+    return Root(str(folder))
+
+
+def captions_in(root: Root, directory: str) -> list[dict[str, Any]]:
+    tables = [root.read_table(f"{directory}/{storage.shard_name(shard)}") for shard in storage.sealed_shards(root, directory)]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def test_gpu_nodes_come_with_the_work_and_leave_and_never_decode(corridor: Corridor, tmp_path: Path) -> None:
+    recipe = config.build(corridor.recipe, WORK)
+    quiet = copied(corridor.root, tmp_path / "quiet")
+    caption.run(recipe, quiet)  # on the cluster of one machine, undisturbed
+    root = copied(corridor.root, tmp_path / "root")
+
     with autoscaling_head(node_types(), IDLE_SECONDS) as cluster:
-        seen = [roles(cluster)]
-        process = cluster.submit("python", "jobs/caption.py", "--recipe", "tiny", "--root", root.uri, *GPUS, name="caption")
-        if not watch(cluster, process, seen, JOB_SECONDS):
+        timeline = Timeline()
+        words = ["python", "jobs/caption.py", "--recipe", "tiny", "--root", root.uri]
+        process = cluster.submit(*words, *WORK, *BY_LABEL, *selectors(), name="caption")
+        if not timeline.follow(cluster, process, JOB_SECONDS):
             process.kill()
         output = process.communicate()[0]
-        assert process.returncode == 0, output
-        assert watch(cluster, cluster.process, seen, LEAVE_SECONDS, until=lambda: not seen[-1]), seen
+        took = time.monotonic() - timeline.began
+        assert process.returncode == 0, f"{output}\n{timeline.text()}"
+        gone = timeline.follow(cluster, cluster.process, LEAVE_SECONDS, until=lambda roles: not roles)
+        places = places_of_tasks(cluster, timeline.role_of)
+        homes = Counter(timeline.role_of.get(actor.node_id, "nowhere") for actor in model_actors(cluster))
+    print(f"\n{timeline.text()}\njob ended after {took:.1f} s\nactors: {dict(homes)}")
+    print("\n".join(f"{name}: {dict(roles)}" for name, roles in places.items()))
 
-    on_gpus = [roles_then.count("caption") for roles_then in seen]
-    changes = [count for place, count in enumerate(on_gpus) if place == 0 or count != on_gpus[place - 1]]
-    assert changes == [0, 1, 0], seen
-    assert not {role for roles_then in seen for role in roles_then} & {"train", "serve"}, seen
+    assert gone, timeline.text()
+    on_gpus = [roles["caption"] for _, roles, _ in timeline.seen]
+    assert (on_gpus[0], max(on_gpus), on_gpus[-1]) == (0, NODES, 0), timeline.text()
+    assert max(roles["cpu"] for _, roles, _ in timeline.seen) == 1
+    assert not {role for _, roles, _ in timeline.seen for role in roles} & {"train", "serve"}
+    assert max(actors for _, _, actors in timeline.seen) == NODES
+    assert set(homes) - {"nowhere"} == {"caption"}  # an actor that never started has no node
 
-    stage = storage.stage_of(corridor.recipe, "caption")
-    for shard in storage.sealed_shards(corridor.root, stage.directory):
-        place = f"{stage.directory}/{storage.shard_name(shard)}"
-        assert root.read_table(place).equals(corridor.root.read_table(place))
+    rows = len(captions_in(quiet, storage.caption_stage(recipe, "shapes-blip2").directory))
+    assert places[DECODER].total() >= rows // 16
+    assert set(places[DECODER]) == {"cpu"}, "decoding ran elsewhere"
+
+    directory = storage.caption_stage(recipe, "shapes-blip2").directory
+    assert captions_in(root, directory) == captions_in(quiet, directory)
