@@ -33,7 +33,7 @@ TWICE = ("*consolidated*.safetensors", "original/*", "*.fp16.safetensors", "*.fp
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/(.+))?")
 STREAMS = 4  # files of a store at once
 CHUNK_BYTES = 16 * 2**20
-KEPT_VERSIONS = 3  # the newest, its settings alone, and the one before, which another process may be reading
+KEPT_VERSIONS = 2  # the newest, and the one before, which another process may be reading
 
 Listing = dict[str, tuple[int, int]]  # name -> bytes, nanoseconds of its last change
 
@@ -73,7 +73,7 @@ def _of_hub(name: str, part: str, files: Sequence[str]) -> str:
 
 def _of_store(uri: str, subfolder: str | None, files: Sequence[str]) -> Path:
     """The copy of what the store lists now."""
-    home = cache() / f"{uri.rstrip('/').rsplit('/', 1)[-1]}-{_digest(uri.rstrip('/'))}"
+    home = cache() / f"{uri.rstrip('/').rsplit('/', 1)[-1]}-{_digest(' '.join([uri.rstrip('/'), *(files if files != WANTED else ())]))}"
     root = Root(uri)
     with locked(home.with_suffix(".lock"), uri), loading(f"the model {uri}"):
         listing = _listing(root, files)
