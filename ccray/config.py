@@ -38,6 +38,9 @@ class ColumnMap(Config):
     title: str | None = None
     alt_text: str | None = None
     source_url: str | None = None
+    captions: tuple[
+        str, ...
+    ] = ()  # COLUMN or COLUMN:LANGUAGE: each becomes captions/source-<column>/; of lists of texts, the second becomes -2 and so on
 
 
 class ShapesSource(Config):

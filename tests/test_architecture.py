@@ -22,7 +22,7 @@ FLOORS = [
     {"config"},
     {"overrides", "leases"},
     {"schema", "interfaces"},
-    {"licenses", "rejects", "flags"},
+    {"licenses", "rejects", "flags", "spot"},
     {"license_texts"},
     {"license_names"},
 ]

@@ -85,9 +85,25 @@ def _set(context: DataContext, values: dict[str, Any]) -> None:
 
 
 def _options(steps: Sequence[Step | Through]) -> ExecutionOptions:
-    """Where reading, writing and stateless tasks may run. An actor's own selector goes before it."""
-    selectors = [step.actors.task_label_selector for step in steps if isinstance(step, Step) and step.actors]
-    return ExecutionOptions(label_selector=(selectors[0] or None) if selectors else None)
+    """Every kind of node that the pipeline needs. Ray Data asks the autoscaler for tasks and actors together under this one selector, and the
+    autoscaler drops the whole request when one of them fits nowhere: under the CPU nodes' label alone no pool of GPU actors would ever grow.
+    Where a task or an actor really runs it says itself, and that goes before this.
+    """
+    wanted = [_tasks_on(steps), *(step.actors.label_selector for step in steps if isinstance(step, Step) and step.actors)]
+    keys = set(wanted[0]).intersection(*wanted)
+    return ExecutionOptions(label_selector={key: _either(*(selector[key] for selector in wanted)) for key in sorted(keys)} or None)
+
+
+def _tasks_on(steps: Sequence[Step | Through]) -> dict[str, str]:
+    """Labels of the nodes that read, decode and write."""
+    selectors = (step.actors.task_label_selector for step in steps if isinstance(step, Step) and step.actors)
+    return next((selector for selector in selectors if selector), {})
+
+
+def _either(*selectors: str) -> str:
+    """The selector of nodes that fit one of several: `cpu` and `in(cpu,caption)` make `in(caption,cpu)`."""
+    values = sorted({value for selector in selectors for value in selector.removeprefix("in(").removesuffix(")").split(",")})
+    return values[0] if len(values) == 1 else f"in({','.join(values)})"
 
 
 @contextmanager
@@ -109,24 +125,25 @@ def execute(plan: Plan, journal: Any) -> None:
         Failed: when a worker fails.
     """
     with _context(plan), _footer_readers(len(plan.sources)):
-        rows = ray.data.read_parquet(plan.sources, columns=plan.columns, filesystem=plan.root.filesystem, partitioning=None)
+        on: dict[str, Any] = {"label_selector": labels} if (labels := _tasks_on(plan.steps)) else {}
+        rows = ray.data.read_parquet(plan.sources, columns=plan.columns, filesystem=plan.root.filesystem, partitioning=None, **on)
         rows = rows.repartition(target_num_rows_per_block=plan.rows_per_block)
         for step in plan.steps:
-            rows = _mapped(rows, step, journal) if isinstance(step, Step) else step(rows)
+            rows = _mapped(rows, step, journal, on) if isinstance(step, Step) else step(rows)
         try:
             rows.write_parquet(
                 plan.root.path(f"{plan.staging}/rows"),
                 partition_cols=["shard"],
                 filesystem=plan.root.filesystem,
                 mode=SaveMode.APPEND,
-                ray_remote_args={"num_cpus": WRITE_CPUS},
+                ray_remote_args={"num_cpus": WRITE_CPUS, **on},
             )
         except (ray.exceptions.RayError, SystemException) as error:
             raise Failed(f"{plan.what}: {reason_of(error)}; what is done stays done: run the same command again once the cause is mended") from error
 
 
-def _mapped(rows: Dataset, step: Step, journal: Any) -> Dataset:
-    """Add a step. Tables of Arrow pass between steps, for numpy would make floats of integers with gaps."""
+def _mapped(rows: Dataset, step: Step, journal: Any, on: dict[str, Any]) -> Dataset:
+    """Add a step; `on` says where its tasks run. Tables of Arrow pass between steps, for numpy would make floats of integers with gaps."""
     build = (step.worker, step.arguments)
     if step.actors is None:
         return rows.map_batches(
@@ -135,6 +152,7 @@ def _mapped(rows: Dataset, step: Step, journal: Any) -> Dataset:
             batch_format="pyarrow",
             num_cpus=1,
             memory=TASK_MEMORY_BYTES,
+            **on,
         )
     pool = step.actors
     return rows.map_batches(

@@ -14,6 +14,7 @@ from ccray.data.captioning.conversing import answer_of, asked
 from ccray.data.captioning.preparing import view_of
 from ccray.data.captioning.worker import CaptionImages, TranslateCaptions, columns_of
 from ccray.data.pictures.pixels import OK, LoadPixels, with_columns
+from ccray.flags import FLAGS
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, Through, device_of, engines, map_shards, say, threads_of
 from ccray.storage import Manifest, Root, Stage, caption_stage, finished, inputs, read_manifest, require_model, running, stages_of, state
@@ -63,10 +64,16 @@ def _captioned(recipe: Recipe, root: Root, captioner: str, stage: Stage) -> Mani
         manifest.counts = _statuses(root, stage, manifest.shards)
         manifest.facts = {"captioner": captioner, "model": config.model, "language": config.language}
         manifest.facts["captioner_sha256"] = components.weights_digest(config.model)
-        if not manifest.counts.get(OK):
+        flagged = {name: rows for name, rows in manifest.counts.items() if name in FLAGS}
+        if not manifest.counts.get(OK, 0) + sum(flagged.values()):
             raise Failed(f"none of {manifest.rows} images could be captioned: {manifest.counts}; remove {root.path(stage.directory)} and run again")
-        say(f"{stage.directory}: {manifest.counts[OK]} captions of {manifest.rows} images")
+        say(f"{stage.directory}: {manifest.counts.get(OK, 0)} captions of {manifest.rows} images{_flagged(flagged)}")
     return manifest
+
+
+def _flagged(flagged: dict[str, int]) -> str:
+    kinds = ", ".join(f"{rows} {name}" for name, rows in flagged.items())
+    return f", and {sum(flagged.values())} flagged ones, which are not trained on unless train.caption_statuses names them ({kinds})" if kinds else ""
 
 
 def _columns(config: CaptionConfig) -> list[str]:

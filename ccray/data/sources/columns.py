@@ -54,11 +54,12 @@ class Columns:
     alt_text: str | None = None
     source_url: str | None = None
     private: tuple[tuple[str, str], ...] = ()  # word of `catalog.keep`, column
+    captions: tuple[tuple[str, str | None], ...] = ()  # column, language
 
     def present(self) -> list[str]:
         """The table's columns to read, each once."""
-        named = [name for field, name in vars(self).items() if field != "private" and name is not None]
-        return list(dict.fromkeys([*named, *(column for _, column in self.private)]))
+        named = [name for field, name in vars(self).items() if field not in ("private", "captions") and name is not None]
+        return list(dict.fromkeys([*named, *(column for _, column in self.private), *(column for column, _ in self.captions)]))
 
     def said(self, row: Row, locator: str) -> Said:
         """What a row says of the picture behind `locator`."""
@@ -75,6 +76,7 @@ class Columns:
             id=value("id"),
             license=(versioned(value("license"), value("license_version"), (str(self.license), str(self.license_version))),),
             private=private,
+            captions=[one for column, language in self.captions for one in _texts(row.get(column), column, language)],
             **{field: value(field) for field in ("license_seen_at", "creator", "creator_url", "title", "alt_text", "source_url")},
         )
 
@@ -85,8 +87,9 @@ def find(present: Sequence[str], mapped: ColumnMap, table: str, keep: Sequence[s
     Raises:
         Refused: when a mapped column is not there.
     """
-    given = {field: column for field, column in mapped.model_dump().items() if column is not None}
-    for field, column in given.items():
+    given = {field: column for field, column in mapped.model_dump(exclude={"captions"}).items() if column is not None}
+    captions = tuple((column, language or None) for column, _, language in (one.partition(":") for one in mapped.captions))
+    for field, column in [*given.items(), *(("captions", column) for column, _ in captions)]:
         if column not in present:
             raise Refused(f"catalog.columns.{field} is {column!r}, but {table} has no such column: it has {_names(present)}")
     by_name: dict[str, str] = {}
@@ -96,7 +99,7 @@ def find(present: Sequence[str], mapped: ColumnMap, table: str, keep: Sequence[s
     if "url" in given and "image" not in given:  # asked to download: a column of file names is then only a name
         common["image"] = None
     private = tuple((kind, column) for kind in keep for column in present if _plain(column) in PRIVATE[kind])
-    return Columns(**(common | given), private=private)
+    return Columns(**(common | given), private=private, captions=captions)
 
 
 def require(columns: Columns, present: Sequence[str], table: str, declared: str | None) -> None:
@@ -113,6 +116,12 @@ def require(columns: Columns, present: Sequence[str], table: str, declared: str 
             f"{table} has no column that we know as a licence (such as license, license_url): it has {_names(present)}; "
             "name it by catalog.columns.license=COLUMN, or declare one licence for all by --license SPDX"
         )
+
+
+def _texts(value: Any, column: str, language: str | None) -> list[tuple[str, Any, str | None]]:
+    """A column's caption, or its captions, each under a name of its own."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    return [(f"{column}-{number}" if number > 1 else column, text, language) for number, text in enumerate(texts, 1)]
 
 
 def _plain(name: str) -> str:
