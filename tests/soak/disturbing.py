@@ -46,6 +46,11 @@ class Cluster:
                 [str(BIN / "ray"), "start", *words], env=self.found.environment, stdout=log, stderr=log, start_new_session=True
             )
 
+    def keep(self) -> None:
+        """Another node for one that did not come up, as happens on a busy machine."""
+        if self.second is not None and self.second.poll() is not None:
+            self.join()
+
     def kill_node(self) -> None:
         """The raylet of the second node and all below it, at one blow; then another node joins."""
         assert self.second is not None
@@ -143,6 +148,7 @@ def disturb(both: Cluster, run: Run, work: Path, worker: str) -> Counter[str]:
                 f"{time.monotonic() - began:5.0f} s: {kind} killed; {len(again)} rows taken in, {again.total() - len(again)} of them again",
                 flush=True,
             )
+        both.keep()
         time.sleep(LOOK_SECONDS)
 
 
