@@ -20,7 +20,7 @@ demo: $(VENV)/.installed  ## the whole corridor on a laptop: runs/demo
 test: $(VENV)/.installed  ## all tests, with local Ray clusters
 	$(RUN) -m pytest --durations=15
 
-soak: $(VENV)/.installed  ## the long chaos runs: many kills on one cluster, local and S3; about half an hour
+soak: $(VENV)/.installed  ## the long chaos runs: many kills on one cluster, local and S3; about an hour
 	$(RUN) -m pytest -s tests/soak/chaos_*.py
 
 check: $(VENV)/.installed  ## lint, types, and the tests that need no cluster
@@ -32,7 +32,7 @@ check: $(VENV)/.installed  ## lint, types, and the tests that need no cluster
 bench: $(VENV)/.installed  ## the ratios of benchmarks/, printed as a table
 	$(RUN) -m benchmarks
 
-teachers: $(VENV)/.installed  ## train the shapes world's VAE, captioner and text encoder anew
+teachers: $(VENV)/.installed  ## train the shapes world's VAE, captioner, text encoder and translator anew
 	$(RUN) -m ccray.shapes.teachers
 
 clean:

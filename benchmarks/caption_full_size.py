@@ -9,7 +9,6 @@ python -m benchmarks.caption_full_size [--tiny] [--batch 128 ...] [--seconds 60]
 import argparse
 import io
 import json
-import string
 import sys
 import tempfile
 import time
@@ -19,10 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, PreTrainedTokenizerFast
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from benchmarks.random_blip2 import FULL, QUERIES, TINY, model_folder
 from ccray.config import CaptionConfig
 from ccray.data.pictures.images import Limits, decode
 from ccray.interfaces import Subject
@@ -31,22 +28,6 @@ from ccray.models.captioners.blip2 import Blip2Captioner
 NEW_TOKENS = 20
 TFLOP_PER_PICTURE = 0.82  # vision 257 x 39 layers, Q-Former, 33 + 20 tokens of OPT; 2 a multiply-add
 BATCHES = (64, 128, 256, 512)
-QUERIES = 32
-
-VISION = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16, "image_size": 224, "patch_size": 14}
-QFORMER = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "encoder_hidden_size": 1408}
-OPT = {"hidden_size": 2560, "ffn_dim": 10240, "num_hidden_layers": 32, "num_attention_heads": 32, "word_embed_proj_dim": 2560, "vocab_size": 50304}
-
-TINY_VISION = VISION | {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
-TINY_QFORMER = QFORMER | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "encoder_hidden_size": 32}
-TINY_OPT = OPT | {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32, "vocab_size": 512}
 
 
 def main() -> int:
@@ -69,7 +50,7 @@ def measured(tiny: bool, batches: list[int] | None, seconds: float | None) -> di
     device = "cpu" if tiny else "cuda:0"
     batches, seconds = batches or ([2, 3] if tiny else list(BATCHES)), seconds or (0.5 if tiny else 60.0)
     with tempfile.TemporaryDirectory() as folder:
-        model_folder(Path(folder), tiny)
+        model_folder(Path(folder), TINY if tiny else FULL, device, torch.bfloat16)
         found = {batch: pictures_a_second(folder, device, batch, seconds, tiny) for batch in batches}
     best = max(found, key=lambda batch: found[batch])
     peak, bandwidth = matmul_peak(device), copy_peak(device)
@@ -85,40 +66,6 @@ def measured(tiny: bool, batches: list[int] | None, seconds: float | None) -> di
         "how": f"{_name(device)}; random weights, greedy, exactly {NEW_TOKENS} tokens, {seconds:g} s after warm-up; JPEG decode a core: "
         + ", ".join(f"{name} {rate:.0f} img/s" for name, rate in decoding.items()),
     }
-
-
-def model_folder(folder: Path, tiny: bool) -> None:
-    """A folder like the published one, with random weights and a tokenizer that has a word for every number."""
-    vision, qformer, text = (TINY_VISION, TINY_QFORMER, TINY_OPT) if tiny else (VISION, QFORMER, OPT)
-    processor = Blip2Processor(_image_processor(vision["image_size"]), _tokenizer(text["vocab_size"] - 1), num_query_tokens=QUERIES)
-    opt = text | {"model_type": "opt", "max_position_embeddings": 2048, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
-    config = Blip2Config(
-        vision_config=vision,
-        qformer_config=qformer | {"vocab_size": 30522, "cross_attention_frequency": 2},
-        text_config=opt,
-        num_query_tokens=QUERIES,
-        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
-    )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cpu" if tiny else "cuda:0"):
-        model = Blip2ForConditionalGeneration(config)
-    torch.set_default_dtype(before)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-def _image_processor(side_px: int) -> BlipImageProcessorPil:
-    return BlipImageProcessorPil(size={"height": side_px, "width": side_px})
-
-
-def _tokenizer(words: int) -> PreTrainedTokenizerFast:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = ["<unk>", "<pad>", "<s>", "</s>", *letters]
-    names += [f"{string.ascii_lowercase[number % 26]}{number}" for number in range(words - len(names))]
-    backend = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, merges=[], unk_token="<unk>"))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def pictures_a_second(folder: str, device: str, batch: int, seconds: float, tiny: bool) -> float:
@@ -145,7 +92,7 @@ def pictures_a_second(folder: str, device: str, batch: int, seconds: float, tiny
 def floor_seconds(batch: int, flops: float, bytes_a_second: float, tiny: bool) -> float:
     """Seconds a picture below which the device cannot go: its FLOPs at the measured matmul peak, or, if that is longer, the decoder's weights read
     once for each new token and its keys and values once for each new token of each picture."""
-    text = TINY_OPT if tiny else OPT
+    text = (TINY if tiny else FULL).opt
     layers, wide, ahead = text["num_hidden_layers"], text["hidden_size"], text["ffn_dim"]
     weights = 2 * (layers * (4 * wide * wide + 2 * wide * ahead) + wide * text["vocab_size"])
     kept = 2 * layers * 2 * wide * (QUERIES + 1 + NEW_TOKENS / 2)  # of one picture, bytes, in the middle of its caption
@@ -157,9 +104,9 @@ def floor_seconds(batch: int, flops: float, bytes_a_second: float, tiny: bool) -
 def _flop_a_picture(tiny: bool) -> float:
     if not tiny:
         return TFLOP_PER_PICTURE * 1e12
-    places = (TINY_VISION["image_size"] // TINY_VISION["patch_size"]) ** 2 + 1
-    vision = 2 * places * TINY_VISION["num_hidden_layers"] * (4 * 32 * 32 + 2 * 32 * 64)
-    return vision + 2 * (QUERIES + 1 + NEW_TOKENS) * (TINY_OPT["num_hidden_layers"] * (4 * 32 * 32 + 2 * 32 * 64) + 32 * TINY_OPT["vocab_size"])
+    places = (TINY.vision["image_size"] // TINY.vision["patch_size"]) ** 2 + 1
+    vision = 2 * places * TINY.vision["num_hidden_layers"] * (4 * 32 * 32 + 2 * 32 * 64)
+    return vision + 2 * (QUERIES + 1 + NEW_TOKENS) * (TINY.opt["num_hidden_layers"] * (4 * 32 * 32 + 2 * 32 * 64) + 32 * TINY.opt["vocab_size"])
 
 
 def matmul_peak(device: str) -> float:

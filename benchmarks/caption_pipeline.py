@@ -93,10 +93,10 @@ def prepared(case: Case, folder: Path) -> tuple[Recipe, Root]:
     if case.name == "drawings":
         words.append(f"catalog.shapes.count={case.pictures}")
     else:
-        from tests.folders import blip2_folder
+        from benchmarks.random_blip2 import SMALL, model_folder
 
         _photos(folder / "photos", case.pictures)
-        blip2_folder(folder / "blip2", **REAL_PROPORTIONS)
+        model_folder(folder / "blip2", SMALL)
         words += [
             f"catalog.source=folder:{folder / 'photos'}",
             "catalog.license=CC0-1.0",
@@ -107,9 +107,6 @@ def prepared(case: Case, folder: Path) -> tuple[Recipe, Root]:
     catalog.run(recipe, root)
     ray.shutdown()
     return recipe, root
-
-
-REAL_PROPORTIONS = {"image_size": 224}
 
 
 def _pool(case: Case) -> dict[str, int]:

@@ -367,6 +367,7 @@ class Resources(Config):
     catalog: ActorResources = ActorResources(max_actors=2)
     filters: ActorResources = ActorResources()  # the models of `catalog.filters`
     caption: ActorResources = ActorResources()
+    captioners: dict[Slug, ActorResources] = {}  # of single ones, by name, where they need other machines than `caption`
     encode: ActorResources = ActorResources()
     train: TrainResources = TrainResources()
     evaluate: ActorResources = ActorResources(rows_per_block=32)
@@ -465,7 +466,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # Sections that hold one of these for each captioner.
-NAMED: dict[str, type[Config]] = {"caption": CaptionConfig, "components.captioner": Terms}
+NAMED: dict[str, type[Config]] = {"caption": CaptionConfig, "components.captioner": Terms, "resources.captioners": ActorResources}
 
 
 def build(recipe: Recipe, overrides: Sequence[str] = (), file_text: str | None = None) -> Recipe:

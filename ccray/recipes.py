@@ -26,7 +26,6 @@ from ccray.config import (
     PublishConfig,
     Recipe,
     Resources,
-    ServeConfig,
     ServeResources,
     TextConfig,
     TrainConfig,
@@ -44,6 +43,7 @@ SERVE_NODE = {"ccray-role": "serve"}
 CPU_NODE = {"ccray-role": "cpu"}
 
 BLIP2 = "blip2-opt-2-7b"
+FLORENCE, PHI3_JA = "florence2-large", "phi3-medium-ja"  # CommonArt's dense English captions, and their translation
 
 
 def _blip2() -> CaptionConfig:
@@ -93,8 +93,9 @@ def tiny_dit() -> Recipe:
     return base.model_copy(update={"name": "tiny-dit", "denoiser": denoiser})
 
 
-def _gpu_resources(train_gpus: int) -> Resources:
-    """Pools of the cluster files: CPU nodes read, decode and write, spot GPUs caption and encode, on-demand GPUs train.
+def _gpu_resources(train_gpus: int, captioners: dict[str, dict[str, str]] | None = None) -> Resources:
+    """Pools of the cluster files: CPU nodes read, decode and write, spot GPUs caption and encode, on-demand GPUs train; `captioners` that need
+    other nodes, by name.
 
     A pool of models starts with a few actors, so that their nodes are on their way while the first pictures are decoded, and grows to its
     largest as long as blocks wait; it may shrink to one, for a job must end on whatever spot machines are left.
@@ -103,6 +104,7 @@ def _gpu_resources(train_gpus: int) -> Resources:
     return Resources(
         catalog=ActorResources(max_actors=64, label_selector=CPU_NODE, task_label_selector=CPU_NODE),
         caption=ActorResources(min_actors=1, initial_actors=4, max_actors=64, **models),
+        captioners={name: ActorResources(max_actors=8, **models | {"label_selector": node}) for name, node in (captioners or {}).items()},
         encode=ActorResources(min_actors=1, initial_actors=4, max_actors=64, **models),
         train=TrainResources(workers=train_gpus, cpus=8, gpus=1, label_selector=TRAIN_NODE),
         evaluate=ActorResources(min_actors=1, initial_actors=2, max_actors=16, rows_per_block=64, **models),
@@ -212,7 +214,25 @@ def commonart_beta() -> Recipe:
     return Recipe(
         name="commonart-beta",
         catalog=CatalogConfig(source="table:catalog.parquet", policy="permissive", rows_per_shard=8192, min_size_px=256),
-        caption={BLIP2: _blip2()},
+        caption={
+            FLORENCE: CaptionConfig(
+                family="florence2",
+                model="florence-community/Florence-2-large",
+                prompt="<MORE_DETAILED_CAPTION>",
+                precision="bf16",
+                batch_size=64,
+                max_new_tokens=256,
+            ),
+            PHI3_JA: CaptionConfig(
+                family="translate",
+                model="microsoft/Phi-3-medium-4k-instruct",
+                input=FLORENCE,
+                language="ja",
+                precision="bf16",
+                batch_size=32,
+                max_new_tokens=512,
+            ),
+        },
         encode=EncodeConfig(vae="sdxl-kl", model="madebyollin/sdxl-vae-fp16-fix", size_px=512, batch_size=16),
         text=TextConfig(encoder="calm2-7b", model="cyberagent/calm2-7b", max_tokens=512, width=4096, precision="bf16"),
         denoiser=DiTConfig(
@@ -246,9 +266,7 @@ def commonart_beta() -> Recipe:
             prompts="stair-captions.jsonl", steps=20, guidance=4.5, features="openai/clip-vit-base-patch32", reference_images=30_000
         ),
         publish=PublishConfig(model_license="Apache-2.0", default_steps=20, default_guidance=4.5),
-        allow_unknown_components=True,  # likewise
-        serve=ServeConfig(),
-        resources=_gpu_resources(train_gpus=32),
+        resources=_gpu_resources(train_gpus=32, captioners={PHI3_JA: SERVE_NODE}),  # 14 B parameters: 28 GB
     )
 
 
@@ -268,8 +286,6 @@ _SHARED_ORIGINS: dict[str, Origin] = {
     "name": "ours",
     "catalog": "ours",
     "caption": "ours",
-    f"caption.{BLIP2}.model": "paper",
-    f"caption.{BLIP2}.prompt": "inferred",
     "encode": "ours",
     "text": "ours",
     "objective": "ours",
@@ -282,6 +298,8 @@ _SHARED_ORIGINS: dict[str, Origin] = {
 }
 _COMMONCANVAS_ORIGINS: dict[str, Origin] = _SHARED_ORIGINS | {
     "catalog.policy": "paper",
+    f"caption.{BLIP2}.model": "paper",
+    f"caption.{BLIP2}.prompt": "inferred",
     f"caption.{BLIP2}.crop_px": "paper",
     "encode.vae": "paper",
     "encode.model": "paper",
@@ -319,7 +337,13 @@ _COMMONCANVAS_ORIGINS: dict[str, Origin] = _SHARED_ORIGINS | {
 }
 _COMMONART_ORIGINS: dict[str, Origin] = _SHARED_ORIGINS | {
     "catalog.policy": "paper",
-    f"caption.{BLIP2}.model": "model-card",  # of commoncatalog-cc-by, which ships BLIP-2 captions; the second caption of each image is another model's
+    # Of its caption sets: Florence-2 for Megalith and Smithsonian, Phi-3-Vision, whose code is not transformers' own, for CommonCatalog; both in dense English.
+    f"caption.{FLORENCE}.model": "model-card",
+    f"caption.{FLORENCE}.prompt": "model-card",
+    f"caption.{PHI3_JA}.model": "model-card",
+    f"caption.{PHI3_JA}.input": "inferred",
+    f"caption.{PHI3_JA}.language": "model-card",
+    "allow_unknown_components": "ours",
     "encode.vae": "released-config",
     "encode.model": "released-config",
     "encode.size_px": "released-config",

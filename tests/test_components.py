@@ -223,7 +223,7 @@ def test_every_recipe_runs_as_it_is(name: str) -> None:
     recipe = recipes.named(name)
     for stage in ROLES:
         components.check(recipe, stage)
-    assert (components.allowance(recipe) is not None) == (name in ("commoncanvas-s-c", "commonart-beta"))
+    assert (components.allowance(recipe) is not None) == (name == "commoncanvas-s-c")
 
 
 def test_the_command_line_refuses_before_any_write(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -41,14 +41,15 @@ def test_a_changed_setting_is_ours() -> None:
 
 @pytest.mark.parametrize("name", recipes.ORIGINS)
 def test_show_prints_an_origin_for_every_key(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["caption.ja={family: translate, model: some/translator, input: blip2-opt-2-7b, language: ja}", "components.captioner.ja.license=mit"]
+    first = next(iter(recipes.named(name).caption))
+    words = [f"caption.ja={{family: translate, model: some/translator, input: {first}, language: ja}}", "components.captioner.ja.license=mit"]
     assert main(["show", "--recipe", name, "--origins", *words]) == 0
     lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     recipe = config.build(recipes.named(name), words)
     assert [key for key, _ in lines] == [*config.flatten(recipe.model_dump(mode="json"))]
     assert {origin for _, origin in lines} <= set(get_args(recipes.Origin))
     found = dict(lines)
-    assert found["caption.blip2-opt-2-7b.model"] == recipes.origins(recipes.named(name))["caption.blip2-opt-2-7b.model"] != "ours"
+    assert found[f"caption.{first}.model"] == recipes.origins(recipes.named(name))[f"caption.{first}.model"] != "ours"
     assert found["caption.ja.model"] == found["components.captioner.ja.license"] == "ours"
 
 

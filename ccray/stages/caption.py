@@ -8,7 +8,7 @@ from collections import Counter
 from functools import partial
 
 from ccray import components, schema
-from ccray.config import CaptionConfig, Recipe
+from ccray.config import ActorResources, CaptionConfig, Recipe
 from ccray.data.captioning import report
 from ccray.data.captioning.conversing import answer_of, asked
 from ccray.data.captioning.preparing import view_of
@@ -51,7 +51,7 @@ def _captioned(recipe: Recipe, root: Root, captioner: str, stage: Stage) -> Mani
         manifest = read_manifest(root, stage.directory)
         assert manifest is not None
         return manifest
-    config, pool = recipe.caption[captioner], recipe.resources.caption
+    config, pool = recipe.caption[captioner], _pool(recipe, captioner)
     source = "catalog"
     if config.input is not None:
         read = caption_stage(recipe, config.input)
@@ -59,7 +59,7 @@ def _captioned(recipe: Recipe, root: Root, captioner: str, stage: Stage) -> Mani
         source = read.directory
     with running(root, stage) as manifest:
         target = Door(stage.directory, schema.CAPTIONS, "key")
-        manifest.shards = map_shards(root, stage, source, _columns(config), _steps(recipe, root, config), target, pool.rows_per_block)
+        manifest.shards = map_shards(root, stage, source, _columns(config), _steps(root, config, pool), target, pool.rows_per_block)
         manifest.rows = sum(manifest.shards.values())
         manifest.counts = _statuses(root, stage, manifest.shards)
         manifest.facts = {"captioner": captioner, "model": config.model, "language": config.language}
@@ -81,9 +81,12 @@ def _columns(config: CaptionConfig) -> list[str]:
     return ["key", "shard", *(columns_of(config) if config.input is None else ("caption", "status"))]
 
 
-def _steps(recipe: Recipe, root: Root, config: CaptionConfig) -> list[Step | Through]:
-    pool, gone = recipe.resources.caption, taken_down(root)
-    machine = (device_of(pool), threads_of(pool))
+def _pool(recipe: Recipe, captioner: str) -> ActorResources:
+    return recipe.resources.captioners.get(captioner, recipe.resources.caption)
+
+
+def _steps(root: Root, config: CaptionConfig, pool: ActorResources) -> list[Step | Through]:
+    gone, machine = taken_down(root), (device_of(pool), threads_of(pool))
     if config.input is not None:
         return [Step(TranslateCaptions, (config, *machine, gone), schema.CAPTIONS, pool.rows_per_block, pool)]
     carried = columns_of(config)

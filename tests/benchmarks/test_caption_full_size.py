@@ -8,6 +8,7 @@ import torch
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from benchmarks import caption_full_size
+from benchmarks.random_blip2 import FULL, QUERIES
 
 ROOT = Path(caption_full_size.__file__).parent.parent
 
@@ -36,12 +37,12 @@ def test_without_a_device_it_says_so_and_measures_nothing() -> None:
 
 def test_the_sizes_are_those_of_the_published_model() -> None:
     """3.74 B parameters, of which OPT has 2.65 B and the eyes 1.0 B; multiplied out they cost 0.82 TFLOP a picture."""
-    text = caption_full_size.OPT | {"model_type": "opt", "max_position_embeddings": 2048}
+    text = FULL.opt | {"model_type": "opt", "max_position_embeddings": 2048}
     config = Blip2Config(
-        vision_config=caption_full_size.VISION,
-        qformer_config=caption_full_size.QFORMER | {"vocab_size": 30522},
+        vision_config=FULL.vision,
+        qformer_config=FULL.qformer | {"vocab_size": 30522},
         text_config=text,
-        num_query_tokens=caption_full_size.QUERIES,
+        num_query_tokens=QUERIES,
         image_token_index=50303,
     )
     with torch.device("meta"):
@@ -50,6 +51,6 @@ def test_the_sizes_are_those_of_the_published_model() -> None:
     assert sum(size.values()) == pytest.approx(3.74e9, rel=0.01)
     assert size["language_model"] == pytest.approx(2.65e9, rel=0.01)
     eyes = sum(one.numel() for one in model.vision_model.encoder.parameters())
-    said = caption_full_size.QUERIES + 1 + caption_full_size.NEW_TOKENS
+    said = QUERIES + 1 + caption_full_size.NEW_TOKENS
     cost = 2 * (257 * eyes + said * size["language_model"]) + 4 * 257**2 * 1408 * 39
     assert cost / 1e12 == pytest.approx(caption_full_size.TFLOP_PER_PICTURE, rel=0.05)
