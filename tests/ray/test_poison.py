@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from ccray import config, schema
+from ccray import config, recipes, schema
 from ccray.config import CaptionConfig
 from ccray.data.captioning.worker import CaptionImages
 from ccray.data.pictures.pixels import PIXELS, LoadPixels, whole_view
 from ccray.interfaces import Batch
 from ccray.sharded import Door, Step, map_shards
+from ccray.stages import caption, catalog
 from ccray.storage import Root, stage_of
+from tests import chat_folders, folders
 from tests.conftest import Corridor
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -74,3 +77,28 @@ def test_a_row_that_kills_is_given_up(place: str, corridor: Corridor, tmp_path: 
     assert {key: row["caption"] for key, row in rows.items() if key != fatal} == {key: row["caption"] for key, row in truth.items() if key != fatal}
     assert [int(line) for line in Path(deaths).read_text().split()] == [16, 16, 4, 1, 1]
     root.delete(stage.directory)
+
+
+def test_a_picture_that_the_model_refuses_and_captions_that_never_end(ray_cluster: None, tmp_path: Path) -> None:
+    """One picture is too long and thin for the model, which raises; the random weights of the other captioner never say that they are done."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(5):
+        noise = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(noise).save(pictures / f"{number}.png")
+    Image.fromarray(np.random.default_rng(9).integers(0, 256, (16, 4000, 3), np.uint8)).save(pictures / "thin.png")
+    qwen, opt = chat_folders.qwen3_vl_folder(tmp_path / "qwen"), folders.blip2_folder(tmp_path / "opt")
+    words = [f"catalog.source=folder:{pictures}", "catalog.license=CC0-1.0", "catalog.near_duplicate_bits=null", "resources.caption.threads=1"]
+    words += ["caption.shapes-blip2=null", "resources.caption.min_actors=1", "resources.caption.max_actors=1"]
+    words += ["caption.qwen.family=chat", f"caption.qwen.model={qwen}", "caption.qwen.batch_size=4", "caption.qwen.max_new_tokens=4"]
+    words += [f"caption.opt.model={opt}", "caption.opt.batch_size=4", "caption.opt.max_new_tokens=3", "caption.opt.min_new_tokens=3"]
+    recipe, root = config.build(recipes.named("tiny"), words), Root(str(tmp_path / "root"))
+    catalog.run(recipe, root)
+    made = caption.run(recipe, root)
+    thin = schema.key_of((pictures / "thin.png").read_bytes())
+    rows = {name: {row["key"]: row for row in root.read_table(f"captions/{name}/shard-00000.parquet").to_pylist()} for name in ("qwen", "opt")}
+    assert rows["qwen"][thin]["caption"] is None
+    assert rows["qwen"][thin]["status"].startswith("ValueError: absolute aspect ratio must be smaller than 200")
+    assert sum(row["caption"] is not None or row["status"] == "empty" for row in rows["qwen"].values()) == 5
+    assert {row["status"] for row in rows["opt"].values()} <= {"truncated", "empty", "looping", "wrong_language"}
+    assert all(one.status == "finished" for one in made.values())
