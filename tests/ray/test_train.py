@@ -294,7 +294,7 @@ def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"train reads .*/captions/ja, which is not finished: run `ccray caption`"):
         train.run(recipe, root)
     finish(root, storage.caption_stage(recipe, "ja"))
-    with pytest.raises(Refused, match=r"train reads .*/captions/source-alt, which is not finished"):
+    with pytest.raises(Refused, match=r"train reads .*/captions/source-alt, but the catalog's source ships no captions"):
         train.run(recipe, root)
     assert not root.exists("checkpoints")
 

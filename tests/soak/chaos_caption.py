@@ -17,14 +17,16 @@ from tests.servers import s3_store
 from tests.soak.disturbing import KILLS, ROWS, Run, cluster, digest, disturb, taken
 
 BLOCK, ACTORS = 16, 2
-CPU_NODE, GPU_NODE = ("--num-cpus=4",), ("--num-cpus=2", f"--num-gpus={ACTORS}")
+CPU_NODE, GPU_NODE = ("--num-cpus=4", "--labels=ccray-role=cpu"), ("--num-cpus=2", f"--num-gpus={ACTORS}", "--labels=ccray-role=caption")
 TABLE, WORKER = "captions/shapes-blip2", "CaptionImages"
 POOL = {"rows_per_block": BLOCK, "min_actors": ACTORS, "max_actors": ACTORS, "gpus": 1, "cpus": 0.5, "threads": 1}
 SETTINGS = (
     f"catalog.shapes.count={ROWS}",
     "catalog.rows_per_shard=512",
-    "caption.batch_size=192",  # far wider than a block: slow, so that kills find work under way
+    "caption.batch_size=512",  # far wider than a block: so slow that kills find blocks at work, as they would with a model of full size
     *(f"resources.caption.{name}={value}" for name, value in POOL.items()),
+    "resources.caption.label_selector={ccray-role: caption}",
+    "resources.caption.task_label_selector={ccray-role: cpu}",
 )
 
 
