@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -35,32 +36,51 @@ class Journal:
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
-        self._seen: dict[str, float] = {}
+        self._seen: dict[tuple[str, str], float] = {}
 
-    def begin(self, rows: str, worker: str) -> int:
-        """Note that some rows were taken in; how often they had been before without coming to an end."""
-        self._seen[worker] = time.monotonic()
+    def begin(self, rows: str, name: str, process: str) -> int:
+        """Note that a worker's process took some rows in; how often they had been before without coming to an end."""
+        self._seen[name, process] = time.monotonic()
         self._begun[rows] += 1
         return self._begun[rows] - 1
 
     def end(self, rows: str) -> None:
         self._begun.pop(rows, None)
 
-    def working(self) -> int:
-        """Processes that took rows in lately."""
-        return sum(time.monotonic() - seen < RECENT_SECONDS for seen in self._seen.values())
+    def working(self, name: str) -> int:
+        """Processes of a worker that took rows in lately."""
+        return sum(one == name and time.monotonic() - seen < RECENT_SECONDS for (one, _), seen in self._seen.items())
 
 
-def opened() -> Any:
-    """A journal on the driver's own machine."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return Journal.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+@dataclass(frozen=True)
+class Book:
+    """The journal of a driver, for one of its maps."""
+
+    journal: Any  # a handle
+    map: str  # the table that is made
+
+    def name(self, worker: Callable[..., Any]) -> str:
+        """Of one worker of the map."""
+        return f"{self.map} {getattr(worker, '__name__', 'worker')}"
 
 
-def working(journal: Any) -> int:
-    """Processes at work; 1 while none has said anything."""
+_opened: dict[tuple[str, str], Any] = {}
+
+
+def opened(map_name: str) -> Book:
+    """This driver's journal, on its own machine."""
+    context = ray.get_runtime_context()
+    driver = (context.gcs_address, context.get_job_id())
+    if driver not in _opened:
+        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
+        _opened[driver] = Journal.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    return Book(_opened[driver], map_name)
+
+
+def working(book: Book, worker: Callable[..., Any]) -> int:
+    """Processes of a worker at work; 1 while none has said anything."""
     try:
-        return max(1, ray.get(journal.working.remote(), timeout=5))
+        return max(1, ray.get(book.journal.working.remote(book.name(worker)), timeout=5))
     except (RayActorError, ray.exceptions.GetTimeoutError):
         return 1
 
@@ -70,7 +90,7 @@ def careful(journal: Any, name: str, work: Work, give_up: Work | None) -> Work:
 
     Args:
         journal: a handle of `Journal`.
-        name: of the worker.
+        name: of a map's worker (`Book.name`).
         work: rows to as many rows.
         give_up: rows that cannot be worked on to their rows; None: the run ends with an error that names them.
     """
@@ -78,7 +98,7 @@ def careful(journal: Any, name: str, work: Work, give_up: Work | None) -> Work:
 
     def tried(rows: Batch, deaths_allowed: int) -> Batch:
         entry = _name(name, rows)
-        deaths = _begin(journal, entry, process)
+        deaths = _begin(journal, entry, name, process)
         try:
             if deaths < deaths_allowed:
                 return work(rows)
@@ -121,9 +141,9 @@ def _name(name: str, rows: Batch) -> str:
     return hashlib.blake2b(name.encode() + _ids(rows).tobytes(), digest_size=16).hexdigest()
 
 
-def _begin(journal: Any, entry: str, process: str) -> int:
+def _begin(journal: Any, entry: str, name: str, process: str) -> int:
     try:
-        return int(ray.get(journal.begin.remote(entry, process)))
+        return int(ray.get(journal.begin.remote(entry, name, process)))
     except RayActorError:  # the journal's machine is gone, and with it the driver before long
         return 0
 

@@ -44,7 +44,7 @@ def map_shards(
     if job.unsealed():
         connect()
         plan = Plan(root, job.sources(), [*columns], steps, job.staging, target.id_column, rows_per_block, target.directory)
-        book = journal.opened()
+        book = journal.opened(target.directory)
         earlier = job.sealed_rows()
         with progress.followed(target.directory, job.total, lambda: earlier + job.staged_rows(), _price(steps, book)):
             execute(plan, book)
@@ -52,10 +52,15 @@ def map_shards(
     return job.checked()
 
 
-def _price(steps: Sequence[Step | Through], book: Any) -> progress.Price | None:
+def _price(steps: Sequence[Step | Through], book: journal.Book) -> progress.Price | None:
     """Of the dearest pool."""
-    prices = [step.actors.dollars_per_hour for step in steps if isinstance(step, Step) and step.actors and step.actors.dollars_per_hour]
-    return progress.Price(max(prices), lambda: journal.working(book)) if prices else None
+    priced = [
+        (step.actors.dollars_per_hour, step.worker) for step in steps if isinstance(step, Step) and step.actors and step.actors.dollars_per_hour
+    ]
+    if not priced:
+        return None
+    dollars, worker = max(priced, key=lambda one: one[0])
+    return progress.Price(dollars, lambda: journal.working(book, worker))
 
 
 class Job:

@@ -14,6 +14,7 @@ from ray.data.exceptions import SystemException
 
 from ccray.config import ActorResources
 from ccray.interfaces import Failed, Worker
+from ccray.sharded.journal import Book
 from ccray.sharded.working import InActor, in_task, reason_of
 from ccray.storage import Root
 
@@ -118,7 +119,7 @@ def _footer_readers(files: int) -> Iterator[None]:
             del os.environ[FOOTER_READERS]
 
 
-def execute(plan: Plan, journal: Any) -> None:
+def execute(plan: Plan, book: Book) -> None:
     """Carry every row of the sources through the steps into staging.
 
     Raises:
@@ -129,7 +130,7 @@ def execute(plan: Plan, journal: Any) -> None:
         rows = ray.data.read_parquet(plan.sources, columns=plan.columns, filesystem=plan.root.filesystem, partitioning=None, **on)
         rows = rows.repartition(target_num_rows_per_block=plan.rows_per_block)
         for step in plan.steps:
-            rows = _mapped(rows, step, journal, on) if isinstance(step, Step) else step(rows)
+            rows = _mapped(rows, step, book, on) if isinstance(step, Step) else step(rows)
         try:
             rows.write_parquet(
                 plan.root.path(f"{plan.staging}/rows"),
@@ -142,12 +143,12 @@ def execute(plan: Plan, journal: Any) -> None:
             raise Failed(f"{plan.what}: {reason_of(error)}; what is done stays done: run the same command again once the cause is mended") from error
 
 
-def _mapped(rows: Dataset, step: Step, journal: Any, on: dict[str, Any]) -> Dataset:
+def _mapped(rows: Dataset, step: Step, book: Book, on: dict[str, Any]) -> Dataset:
     """Add a step; `on` says where its tasks run. Tables of Arrow pass between steps, for numpy would make floats of integers with gaps."""
     build = (step.worker, step.arguments)
     if step.actors is None:
         return rows.map_batches(
-            lambda table: in_task(table, build, step.output, journal),
+            lambda table: in_task(table, build, step.output, book),
             batch_size=step.batch_size,
             batch_format="pyarrow",
             num_cpus=1,
@@ -157,7 +158,7 @@ def _mapped(rows: Dataset, step: Step, journal: Any, on: dict[str, Any]) -> Data
     pool = step.actors
     return rows.map_batches(
         InActor,
-        fn_constructor_args=(build, step.output, journal),
+        fn_constructor_args=(build, step.output, book),
         batch_size=step.batch_size,
         batch_format="pyarrow",
         compute=_strategy(pool),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 
 from ccray.interfaces import Batch, Worker
-from ccray.sharded.journal import WHY, Work, careful
+from ccray.sharded.journal import WHY, Book, Work, careful
 
 WORK_LOG = "CCRAY_WORK_LOG"
 Build = tuple[Callable[..., Worker], tuple[Any, ...]]  # a worker's class and its arguments
@@ -22,19 +22,19 @@ Build = tuple[Callable[..., Worker], tuple[Any, ...]]  # a worker's class and it
 class InActor:
     """A worker in an actor of Ray Data's pool."""
 
-    def __init__(self, build: Build, output: pa.Schema, journal: Any) -> None:
-        self._work, self._output = _noted(build, journal), output
+    def __init__(self, build: Build, output: pa.Schema, book: Book) -> None:
+        self._work, self._output = _noted(build, book), output
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return _answer(self._work, table, self._output)
 
 
-def in_task(table: pa.Table, build: Build, output: pa.Schema, journal: Any) -> pa.Table:
+def in_task(table: pa.Table, build: Build, output: pa.Schema, book: Book) -> pa.Table:
     """A worker that is built for one batch."""
-    return _answer(_noted(build, journal), table, output)
+    return _answer(_noted(build, book), table, output)
 
 
-def _noted(build: Build, journal: Any) -> Work:
+def _noted(build: Build, book: Book) -> Work:
     """The worker, with its rows noted before it takes them in."""
     kind, arguments = build
     name = getattr(kind, "__name__", "worker")
@@ -49,7 +49,7 @@ def _noted(build: Build, journal: Any) -> Work:
         return answer
 
     given_up: Callable[[Batch, str], Batch] | None = getattr(worker, "given_up", None)
-    return careful(journal, name, work, None if given_up is None else lambda rows: given_up(rows, WHY))
+    return careful(book.journal, book.name(kind), work, None if given_up is None else lambda rows: given_up(rows, WHY))
 
 
 def _answer(work: Work, table: pa.Table, output: pa.Schema) -> pa.Table:
