@@ -135,8 +135,9 @@ def _recipe(arguments: argparse.Namespace, words: list[str], default: str | None
         refuse_unshared_root(root)
     try:
         asked = _with_settings(base, arguments, words)
-    except Refused:  # words may speak of captioners that only the root knows; otherwise they are refused below
-        asked = base
+    except Refused:  # words may speak of captioners that only the root knows
+        known = storage.adopt(root, base)
+        asked = _with_settings(base.model_copy(update={"caption": known.caption}), arguments, words)
     return _with_settings(storage.adopt(root, asked), arguments, words), root
 
 

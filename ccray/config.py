@@ -15,7 +15,7 @@ from ccray.interfaces import Refused
 from ccray.licenses import Policy
 from ccray.overrides import overridden, sentence
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 
@@ -115,12 +115,12 @@ class CaptionConfig(Config):
     """One captioner: a model that describes pictures, or translates the captions of another table."""
 
     family: Family = "blip2"  # chat: any image-text-to-text model of transformers; vllm: the same models through vLLM; translate: text to text
-    model: str = "shapes:captioner"  # a folder, hub name, s3://bucket/prefix, or shapes:NAME
+    model: str = Field("shapes:captioner", min_length=1)  # a folder, hub name, s3://bucket/prefix, or shapes:NAME
     input: Slug | None = None  # translate: the table it reads, a captioner named before it or source-<column>
     prompt: str = ""  # florence2: the task's token; translate: an instruction, for models that chat
     hints: tuple[Hint, ...] = ()  # what the source says of the picture and a chat model is told; nothing by default
     keep_names: bool = False  # whether names of persons in hints may reach the model and its captions
-    language: str = "en"  # of the captions, BCP 47
+    language: str = Field("en", min_length=1)  # of the captions, BCP 47
     precision: Precision = "fp32"
     crop_px: int | None = Field(None, ge=16)  # centre square, at most this side; None = the whole picture as it is
     batch_size: int = Field(64, ge=1)  # also the width to which every batch is padded; halved where the device's memory does not hold it
@@ -129,12 +129,16 @@ class CaptionConfig(Config):
     min_characters: int = Field(1, ge=1)  # shorter captions are flagged
     max_characters: int | None = Field(None, ge=1)  # longer ones too
     num_beams: int = Field(1, ge=1)
-    repetition_penalty: float = Field(1.0, gt=0)
-    length_penalty: float = 1.0
+    repetition_penalty: float = Field(1.0, gt=0, allow_inf_nan=False)
+    length_penalty: float = Field(1.0, allow_inf_nan=False)
     compile: bool = True  # on CUDA: static cache, compiled vision tower and decoding step
 
     @model_validator(mode="after")
     def _translates_something(self) -> "CaptionConfig":
+        if self.max_characters is not None and self.max_characters < self.min_characters:
+            raise ValueError(f"max_characters is {self.max_characters}: expected at least min_characters, {self.min_characters}")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens is {self.min_new_tokens}: expected at most max_new_tokens, {self.max_new_tokens}")
         if (self.input is None) == (self.family == "translate"):
             raise ValueError(f"input is {self.input!r} with family {self.family!r}: a translator, and nothing else, reads another captions table")
         if self.hints and self.family not in ("chat", "vllm"):
@@ -338,7 +342,7 @@ class ActorResources(Config):
     label_selector: dict[str, str] = {}
     task_label_selector: dict[str, str] = {}  # of the CPU tasks beside the actors; Ray Data would have an autoscaler start any node for them
     rows_per_block: int = Field(256, ge=1)  # at most this many rows of one actor are redone after a kill
-    dollars_per_hour: float | None = Field(None, ge=0)  # of one actor, for the estimate that a run prints
+    dollars_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)  # of one actor, for the estimate that a run prints
 
 
 class TrainResources(Config):
@@ -403,6 +407,9 @@ class Recipe(Config):
                     f"caption.{name}.input is {one.input!r}: expected a captioner named before it ({', '.join(before) or 'none'}) or {IMPORTED}COLUMN"
                 )
             before.append(name)
+        strangers = [name for name in self.resources.captioners if name not in before]
+        if strangers:
+            raise ValueError(f"resources.captioners.{strangers[0]} is of no captioner: expected one of {', '.join(before) or 'none'}")
         unknown = [name for name in self.train.captions if name not in before and not name.startswith(IMPORTED)]
         if unknown or not (before or self.train.captions):
             raise ValueError(f"train.captions names {unknown}: expected some of {', '.join(before) or 'no captioner'}, or {IMPORTED}COLUMN")
@@ -476,6 +483,8 @@ def build(recipe: Recipe, overrides: Sequence[str] = (), file_text: str | None =
         Refused: on an unknown key or a value that does not fit, naming key, value and what was expected.
     """
     values = overridden(recipe.model_dump(), overrides, file_text, NAMED)
+    for name in recipe.caption.keys() - values["caption"].keys():  # what was taken away needs no machines
+        values["resources"]["captioners"].pop(name, None)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

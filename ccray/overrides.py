@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from ccray.interfaces import Refused
 
+WORDS = ("prompt", "language", "model")  # of captioners: what is typed is what is meant, whatever YAML would make of it
 Named = Mapping[str, type[BaseModel]]  # sections that hold one of these for each name
 
 
@@ -23,11 +24,22 @@ def overridden(values: dict[str, Any], words: Sequence[str], file_text: str | No
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise Refused(f"{word!r} is not an override: expected key.sub=value, such as train.steps=100")
-        nested: Any = _yaml_value(text)
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        _merge(values, nested, "", named)
+        _merge(values, _nested(values, key.split("."), text), "", named)
     return values
+
+
+def _nested(values: dict[str, Any], path: list[str], text: str) -> dict[str, Any]:
+    """One word as sections within sections. `a.captions.NAME=1` adds to what is there, `a.captions={...}` replaces it."""
+    nested: Any = text if path[0] == "caption" and path[-1] in WORDS else _yaml_value(text)
+    free = next((place for place, part in enumerate(path[:-1]) if part in FREE), None)
+    if free is not None:
+        there: Any = values
+        for part in path[: free + 1]:
+            there = there.get(part) if isinstance(there, dict) else None
+        nested, path = (there if isinstance(there, dict) else {}) | {".".join(path[free + 1 :]): nested}, path[: free + 1]
+    for part in reversed(path):
+        nested = {part: nested}
+    return nested
 
 
 def _yaml(text: str, what: str) -> dict[str, Any]:
@@ -53,7 +65,7 @@ def _yaml_value(text: str) -> Any:
     return value
 
 
-# Sections whose own keys are free: replaced as a whole.
+# Sections whose own keys are free.
 FREE = {"label_selector", "task_label_selector", "captions"}
 
 
@@ -65,7 +77,8 @@ def _merge(values: dict[str, Any], changes: dict[str, Any], prefix: str, named: 
             if not isinstance(change, dict):
                 raise Refused(f"{prefix}{key} is a section, not a value: got {change!r}, expected one of {', '.join(values[key])} below it")
             if f"{prefix}{key}" in named:
-                values[key] = _merge_named(values[key], change, f"{prefix}{key}", named)
+                like = values["caption"] if f"{prefix}{key}" == "resources.captioners" else None  # what the others have
+                values[key] = _merge_named(values[key], change, f"{prefix}{key}", named, like)
                 continue
             if key == "denoiser" and change.get("kind", values[key]["kind"]) != values[key]["kind"]:
                 values[key] = change
@@ -75,21 +88,21 @@ def _merge(values: dict[str, Any], changes: dict[str, Any], prefix: str, named: 
             values[key] = change
 
 
-def _merge_named(values: dict[str, Any], changes: dict[str, Any], place: str, named: Named) -> dict[str, Any]:
-    """Settings of captioners by name: `caption.NAME.batch_size=8` changes or adds one, `caption.NAME=null` takes it away, `caption.batch_size=8` means
-    the only one."""
+def _merge_named(values: dict[str, Any], changes: dict[str, Any], place: str, named: Named, like: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Settings of captioners by name: `caption.NAME.batch_size=8` changes or adds one (with the settings of `like`, where it is given, else with
+    the defaults), `caption.NAME=null` takes it away, `caption.batch_size=8` means the only one."""
     kind, merged = named[place], dict(values)
-    for name, change in changes.items():
+    for name, change in ((str(name), change) for name, change in changes.items()):
         if name in kind.model_fields:
-            if len(values) != 1:
-                raise Refused(f"{place}.{name}: expected {place}.NAME.{name}, NAME one of {', '.join(values) or 'your own'}")
-            only = next(iter(values))
+            if len(merged) != 1:
+                raise Refused(f"{place}.{name}: expected {place}.NAME.{name}, NAME one of {', '.join(merged) or 'your own'}")
+            only = next(iter(merged))
             merged[only] = dict(merged[only])
             _merge(merged[only], {name: change}, f"{place}.{only}.", named)
         elif change is None:
             merged.pop(name, None)
         elif isinstance(change, dict):
-            merged[name] = dict(merged.get(name) or kind().model_dump())
+            merged[name] = dict(merged.get(name) or like or kind().model_dump())
             _merge(merged[name], change, f"{place}.{name}.", named)
         else:
             raise Refused(f"{place}.{name} is a section, not a value: got {change!r}, expected one of {', '.join(kind.model_fields)} below it")

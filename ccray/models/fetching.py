@@ -119,7 +119,12 @@ def _listing(root: Root, wanted: Sequence[str]) -> Listing:
     selector = pafs.FileSelector(root.path(), recursive=True, allow_not_found=True)
     found = (info for info in root.filesystem.get_file_info(selector) if info.type == pafs.FileType.File)
     found_files = {info.path.removeprefix(root.path() + "/"): (info.size, info.mtime_ns) for info in found}
-    return {name: facts for name, facts in found_files.items() if _matches(name, wanted) and not _matches(name, TWICE)}
+    return {name: facts for name, facts in found_files.items() if _is_below(name) and _matches(name, wanted) and not _matches(name, TWICE)}
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name leads to nowhere but below the folder that it is copied to."""
+    return not name.startswith("/") and ".." not in name.split("/")
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -30,6 +30,10 @@ def require_vllm(setting: str) -> None:
 
 def settings(config: CaptionConfig, place: str, pool: ActorResources) -> dict[str, Any]:
     """What `vLLMEngineProcessorConfig` is told; `place` is the model's folder or hub name."""
+    if config.num_beams > 1 or config.length_penalty != 1.0:
+        raise Refused(
+            f"num_beams is {config.num_beams} with family 'vllm': expected 1, and length_penalty 1, for its engine decodes greedily; or family=chat"
+        )
     if config.precision not in DTYPES:
         raise Refused(f"precision is {config.precision!r} with family 'vllm': expected one of {', '.join(DTYPES)}")
     return {
@@ -45,7 +49,7 @@ def settings(config: CaptionConfig, place: str, pool: ActorResources) -> dict[st
         },
         "batch_size": config.batch_size,
         "concurrency": (pool.min_actors, max(pool.min_actors, pool.max_actors)),
-        "accelerator_type": pool.label_selector.get(ACCELERATOR),
+        "accelerator_type": kind if (kind := pool.label_selector.get(ACCELERATOR, "")).replace("-", "").isalnum() else None,
         "should_continue_on_error": True,
         "prepare_multimodal_stage": {"enabled": True, "chat_template_content_format": "openai"},
         "chat_template_stage": {"enabled": True},
@@ -55,7 +59,9 @@ def settings(config: CaptionConfig, place: str, pool: ActorResources) -> dict[st
     }
 
 
-def through(values: dict[str, Any], ask: Callable[[Row], dict[str, Any]], answer: Callable[[Row], dict[str, Any]], output: pa.Schema) -> Through:
+def through(
+    values: dict[str, Any], ask: Callable[[Row], dict[str, Any]], answer: Callable[[Row], dict[str, Any]], output: pa.Schema, pool: ActorResources
+) -> Through:
     """A step from rows to rows of `output`: `ask` adds `messages` and `sampling_params`, `answer` reads what the engine gave."""
 
     def step(rows: Dataset) -> Dataset:
@@ -66,4 +72,4 @@ def through(values: dict[str, Any], ask: Callable[[Row], dict[str, Any]], answer
         processor.postprocess = lambda row: answer(row[processor.DATA_COLUMN])
         return processor(rows).map_batches(lambda table: table.select(output.names).cast(output), batch_format="pyarrow")
 
-    return step
+    return Through(step, pool)

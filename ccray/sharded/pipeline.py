@@ -35,7 +35,12 @@ class Step:
     actors: ActorResources | None = None  # None: stateless tasks of one CPU
 
 
-Through = Callable[[Dataset], Dataset]  # a step that Ray Data itself brings, such as `ray.data.llm`
+@dataclass(frozen=True)
+class Through:
+    """A step that Ray Data itself brings, such as `ray.data.llm`: its actors are its own, and so are rows that end them."""
+
+    apply: Callable[[Dataset], Dataset]
+    actors: ActorResources
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,14 @@ def _options(steps: Sequence[Step | Through]) -> ExecutionOptions:
     autoscaler drops the whole request when one of them fits nowhere: under the CPU nodes' label alone no pool of GPU actors would ever grow.
     Where a task or an actor really runs it says itself, and that goes before this.
     """
-    wanted = [_tasks_on(steps), *(step.actors.label_selector for step in steps if isinstance(step, Step) and step.actors)]
+    wanted = [_tasks_on(steps), *(step.actors.label_selector for step in steps if step.actors)]
     keys = set(wanted[0]).intersection(*wanted)
     return ExecutionOptions(label_selector={key: _either(*(selector[key] for selector in wanted)) for key in sorted(keys)} or None)
 
 
 def _tasks_on(steps: Sequence[Step | Through]) -> dict[str, str]:
     """Labels of the nodes that read, decode and write."""
-    selectors = (step.actors.task_label_selector for step in steps if isinstance(step, Step) and step.actors)
+    selectors = (step.actors.task_label_selector for step in steps if step.actors)
     return next((selector for selector in selectors if selector), {})
 
 
@@ -130,7 +135,7 @@ def execute(plan: Plan, book: Book) -> None:
         rows = ray.data.read_parquet(plan.sources, columns=plan.columns, filesystem=plan.root.filesystem, partitioning=None, **on)
         rows = rows.repartition(target_num_rows_per_block=plan.rows_per_block)
         for step in plan.steps:
-            rows = _mapped(rows, step, book, on) if isinstance(step, Step) else step(rows)
+            rows = _mapped(rows, step, book, on) if isinstance(step, Step) else step.apply(rows)
         try:
             rows.write_parquet(
                 plan.root.path(f"{plan.staging}/rows"),

@@ -17,7 +17,7 @@ from ccray.data.pictures.pixels import OK, LoadPixels, with_columns
 from ccray.flags import FLAGS
 from ccray.interfaces import Failed
 from ccray.sharded import Door, Step, Through, device_of, engines, map_shards, say, threads_of
-from ccray.storage import Manifest, Root, Stage, caption_stage, finished, inputs, read_manifest, require_model, running, stages_of, state
+from ccray.storage import Manifest, Root, Stage, caption_stage, finished, inputs, model_path, read_manifest, require_model, running, stages_of, state
 from ccray.takedowns import taken_down
 
 NAME = "caption"
@@ -93,7 +93,7 @@ def _steps(root: Root, config: CaptionConfig, pool: ActorResources) -> list[Step
     pixels = Step(LoadPixels, (root, view_of(config), gone, carried), with_columns(carried), min(DECODE_BATCH, pool.rows_per_block))
     if config.family == "vllm":
         ask, answer = partial(asked, config=config), partial(answer_of, config=config)
-        return [pixels, engines.through(engines.settings(config, config.model, pool), ask, answer, schema.CAPTIONS)]
+        return [pixels, engines.through(engines.settings(config, model_path(config.model), pool), ask, answer, schema.CAPTIONS, pool)]
     return [pixels, Step(CaptionImages, (config, *machine), schema.CAPTIONS, pool.rows_per_block, pool)]
 
 

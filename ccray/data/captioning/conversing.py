@@ -16,6 +16,7 @@ from ccray.data.captioning.names import Hints
 from ccray.data.captioning.worker import answered, columns_of, told
 from ccray.data.pictures.pixels import OK, as_objects
 from ccray.interfaces import Batch, Caption
+from ccray.models.captioners.asking import spoken
 from ccray.models.captioners.instructing import instruction_of
 
 Row = Mapping[str, Any]
@@ -66,7 +67,7 @@ def answer_of(row: Row, config: CaptionConfig) -> dict[str, Any]:
 def _caption(row: Row, config: CaptionConfig) -> Caption:
     chosen = [next(iter(place.values()))["logprob"] for place in row.get("logprobs") or [] if place]
     return Caption(
-        str(row["generated_text"]).strip(),
+        spoken(str(row["generated_text"])),
         math.fsum(chosen) / len(chosen) if chosen else math.nan,
         row["num_generated_tokens"] < config.max_new_tokens,
     )

@@ -1,7 +1,7 @@
 """What looks like names of persons in what a source says of a picture, and whether a caption repeats it.
 
 A heuristic without a list of all names, that errs on the side of finding one: two capitalised words in a row, a known given name, what follows "Mr" or stands
-before 「さん」, and the creator. So names of places and works are taken out too where nothing tells them apart, and a name of one uncommon word goes
+before 「さん」, and the creator. Of a line in title case or capitals nothing is told at all. So names of places and works are taken out too where nothing tells them apart, and a name of one uncommon word goes
 unseen. Captioners are told nothing of all this by default; `CaptionConfig.hints` does that, and `keep_names` leaves names in.
 """
 
@@ -97,6 +97,7 @@ def names_of(hints: Hints) -> tuple[str, ...]:
 
 def without_names(text: str, creator: str | None = None) -> str:
     """A title or description as a model may be told it: `BLANK` stands where it seemed to name a person, or its creator."""
+    text = "\n".join(BLANK if _is_title_case(line) else line for line in text[:LOOK_AT].splitlines())  # what cannot be searched is not told
     names = [*_names(text), *([creator.strip()] if creator and creator.strip() else [])]
     for name in sorted(names, key=len, reverse=True):
         text = re.sub(_whole(name), BLANK, text, flags=re.IGNORECASE)

@@ -66,7 +66,8 @@ def _check_absence(root: Root, directory: str, name: str) -> None:
     """
     manifest = storage.read_manifest(root, directory)
     imported = directory.startswith(f"{CAPTIONS}/{IMPORTED}")
-    if imported and manifest is not None and name not in manifest.shards:
+    sparse = imported or (manifest is not None and set(manifest.inputs) != {"catalog"})  # or translated from such a table
+    if sparse and manifest is not None and name not in manifest.shards:
         return
     why = f"{directory}/{storage.MANIFEST} lists it" if manifest is not None and name in manifest.shards else "a finished table has it"
     cure = "catalog" if imported else "caption"

@@ -39,6 +39,7 @@ class Batches:
         length: of a subject, its length class (what it is padded to); subjects of different classes do not share a batch.
         """
         self.width = width
+        self._widest = width  # that the device is known to hold, or not known not to
         self._device = torch.device(device)
         self._prepare, self._generate, self._length = prepare, generate, length
         self._ahead = ThreadPoolExecutor(1) if self._device.type == "cuda" else None
@@ -50,6 +51,7 @@ class Batches:
         while waiting and not self._all_of(subjects, waiting, found):
             self._halve()
             waiting = list(self._cut(subjects, [place for places in waiting for place in places]))
+        self._widest = self.width
         return [found[place] for place in range(len(subjects))]
 
     def _all_of(self, subjects: Sequence[Subject], waiting: list[Places], found: dict[int, Caption]) -> bool:
@@ -97,6 +99,7 @@ class Batches:
         torch.OutOfMemoryError: when one subject alone is too much.
         """
         if self.width == 1:
+            self.width = self._widest  # one subject that never fits says nothing of the others
             raise torch.OutOfMemoryError("the device's memory does not hold a single subject")
         self.width //= 2
         if self._device.type == "cuda":

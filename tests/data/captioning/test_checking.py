@@ -105,7 +105,7 @@ def test_each_flag_has_one_name_and_a_meaning() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(max_size=300), st.booleans(), st.sampled_from(["en", "ja", "zh", "de", "ru", "th", "und", "xx-nowhere", ""]))
+@given(st.text(max_size=300), st.booleans(), st.sampled_from(["en", "ja", "zh", "de", "ru", "th", "und", "xx-nowhere"]))
 def test_any_text_gets_one_status(text: str, ended: bool, language: str) -> None:
     found = status_of(Caption(text, math.nan, ended), CaptionConfig(language=language), {"title": text, "alt_text": None, "creator": text})
     assert found == "ok" or found in NAMES
