@@ -21,7 +21,8 @@ from ccray.storage import Manifest, Root, Stage, caption_stage, finished, inputs
 from ccray.takedowns import taken_down
 
 NAME = "caption"
-DECODE_BATCH = 16  # pictures of any size in one task's memory
+DECODE_BATCH = 64  # pictures cut to a model's size, in one task's memory; each batch is one reading of its shard
+WHOLE_BATCH = 16  # pictures as large as they come
 
 
 def run(recipe: Recipe, root: Root) -> dict[str, Manifest]:
@@ -90,11 +91,15 @@ def _steps(root: Root, config: CaptionConfig, pool: ActorResources) -> list[Step
     if config.input is not None:
         return [Step(TranslateCaptions, (config, *machine, gone), schema.CAPTIONS, pool.rows_per_block, pool)]
     carried = columns_of(config)
-    pixels = Step(LoadPixels, (root, view_of(config), gone, carried), with_columns(carried), min(DECODE_BATCH, pool.rows_per_block))
+    pixels = Step(LoadPixels, (root, view_of(config), gone, carried), with_columns(carried), min(_decoded_at_once(config), pool.rows_per_block))
     if config.family == "vllm":
         ask, answer = partial(asked, config=config), partial(answer_of, config=config)
         return [pixels, engines.through(engines.settings(config, model_path(config.model), pool), ask, answer, schema.CAPTIONS, pool)]
     return [pixels, Step(CaptionImages, (config, *machine), schema.CAPTIONS, pool.rows_per_block, pool)]
+
+
+def _decoded_at_once(config: CaptionConfig) -> int:
+    return DECODE_BATCH if config.family in ("blip2", "florence2") or config.crop_px else WHOLE_BATCH
 
 
 def _statuses(root: Root, stage: Stage, files: dict[str, int]) -> dict[str, int]:

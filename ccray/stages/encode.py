@@ -13,7 +13,7 @@ from ccray.storage import Manifest, Root, Stage, inputs, read_manifest, require_
 from ccray.takedowns import taken_down
 
 NAME = "encode"
-DECODE_BATCH = 16  # pictures of any size in one task's memory
+DECODE_BATCH = 64  # pictures cut to the VAE's size, in one task's memory; each batch is one reading of its shard
 
 
 def run(recipe: Recipe, root: Root) -> Manifest:
