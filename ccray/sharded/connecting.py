@@ -20,6 +20,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # the stages' own lines say what it would
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that it shows no progress is our choice
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
     else:

@@ -43,9 +43,9 @@ def map_shards(
     job.seal_complete()
     if job.unsealed():
         connect()
-        plan = Plan(root, job.sources(), [*columns], steps, job.staging, target.id_column, rows_per_block, target.directory)
+        plan = Plan(root, job.sources(), [*columns], steps, job.staging, target.id_column, job.rows_left(), rows_per_block, target.directory)
         book = journal.opened(target.directory)
-        earlier = job.sealed_rows()
+        earlier = job.total - job.rows_left()
         with progress.followed(target.directory, job.total, lambda: earlier + job.staged_rows(), _price(steps, book)):
             execute(plan, book)
         job.seal_complete()
@@ -79,8 +79,8 @@ class Job:
         sealed = set(sealed_shards(self.root, self.target.directory))
         return [shard for shard in self.expected if shard not in sealed]
 
-    def sealed_rows(self) -> int:
-        return self.total - sum(self.expected[shard] for shard in self.unsealed())
+    def rows_left(self) -> int:
+        return sum(self.expected[shard] for shard in self.unsealed())
 
     def sources(self) -> list[str]:
         return [self.root.path(f"{self.source}/{shard_name(shard)}") for shard in self.unsealed()]

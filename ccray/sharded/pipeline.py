@@ -53,8 +53,13 @@ class Plan:
     steps: Sequence[Step | Through]
     staging: str  # directory under the root
     id_column: str
+    rows: int  # of the sources
     rows_per_block: int
     what: str  # the table, for messages
+
+    @property
+    def blocks(self) -> int:
+        return max(1, -(-self.rows // self.rows_per_block))
 
 
 # What a stage needs of Ray Data while it runs, beside the checkpoint. Set for one pipeline and restored: the context is global.
@@ -135,7 +140,7 @@ def execute(plan: Plan, book: Book) -> None:
         rows = ray.data.read_parquet(plan.sources, columns=plan.columns, filesystem=plan.root.filesystem, partitioning=None, **on)
         rows = rows.repartition(target_num_rows_per_block=plan.rows_per_block)
         for step in plan.steps:
-            rows = _mapped(rows, step, book, on) if isinstance(step, Step) else step.apply(rows)
+            rows = _mapped(rows, step, plan.blocks, book, on) if isinstance(step, Step) else step.apply(rows)
         try:
             rows.write_parquet(
                 plan.root.path(f"{plan.staging}/rows"),
@@ -148,7 +153,7 @@ def execute(plan: Plan, book: Book) -> None:
             raise Failed(f"{plan.what}: {reason_of(error)}; what is done stays done: run the same command again once the cause is mended") from error
 
 
-def _mapped(rows: Dataset, step: Step, book: Book, on: dict[str, Any]) -> Dataset:
+def _mapped(rows: Dataset, step: Step, blocks: int, book: Book, on: dict[str, Any]) -> Dataset:
     """Add a step; `on` says where its tasks run. Tables of Arrow pass between steps, for numpy would make floats of integers with gaps."""
     build = (step.worker, step.arguments)
     if step.actors is None:
@@ -166,16 +171,18 @@ def _mapped(rows: Dataset, step: Step, book: Book, on: dict[str, Any]) -> Datase
         fn_constructor_args=(build, step.output, book),
         batch_size=step.batch_size,
         batch_format="pyarrow",
-        compute=_strategy(pool),
+        compute=_strategy(pool, blocks),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
         label_selector=pool.label_selector or None,
     )
 
 
-def _strategy(pool: ActorResources) -> ActorPoolStrategy:
-    most = max(pool.min_actors, pool.max_actors)
-    return ActorPoolStrategy(min_size=pool.min_actors, max_size=most, initial_size=min(most, max(pool.min_actors, pool.initial_actors or 1)))
+def _strategy(pool: ActorResources, blocks: int) -> ActorPoolStrategy:
+    """No more actors than there are blocks for: each loads a model."""
+    least = min(pool.min_actors, blocks)
+    most = min(max(pool.min_actors, pool.max_actors), blocks)
+    return ActorPoolStrategy(min_size=least, max_size=most, initial_size=min(most, max(least, pool.initial_actors or 1)))
 
 
 def threads_of(pool: ActorResources) -> int:
