@@ -409,7 +409,7 @@ def finished(root: Root, stage: Stage, reader: str) -> Manifest:
         if maker != stage.name and (made := read_manifest(root, maker)) is not None and made.status == "finished":
             shipped = [table for table in caption_tables(root) if table.startswith(IMPORTED)]
             raise Refused(
-                f"{reader} reads {root.path(stage.directory)}, but the catalog's source ships no such captions: expected {' or '.join(shipped) or 'none'}"
+                f"{reader} reads {root.path(stage.directory)}, but the catalog's source ships {'only ' + ', '.join(shipped) if shipped else 'no captions'}"
             )
         raise Refused(f"{reader} reads {root.path(stage.directory)}, which is not finished: run `ccray {maker}` with the same recipe and root first")
     manifest = read_manifest(root, stage.directory)
