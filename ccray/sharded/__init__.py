@@ -15,11 +15,10 @@ to the door's schema and writes `shard-000NN.parquet` in one atomic step. A shar
 from ccray.sharded.connecting import connect, refuse_unshared_root
 from ccray.sharded.mapping import Door, map_shards
 from ccray.sharded.pipeline import TASK_MEMORY_BYTES, Step, Through, device_of, threads_of
-from ccray.sharded.progress import PROGRESS_SECONDS, say
+from ccray.sharded.progress import say, told_meanwhile
 from ccray.sharded.working import reason_of
 
 __all__ = [
-    "PROGRESS_SECONDS",
     "TASK_MEMORY_BYTES",
     "Door",
     "Step",
@@ -31,4 +30,5 @@ __all__ = [
     "refuse_unshared_root",
     "say",
     "threads_of",
+    "told_meanwhile",
 ]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -113,8 +114,8 @@ def _pieces(rows: Batch) -> list[tuple[Batch, int]]:
     """About the square root of the rows at a time, and how many deaths a piece may cost before it is taken apart."""
     count = _count(rows)
     size = math.isqrt(count) if count > 8 else 1
-    starts = range(0, count, size)
-    return [({column: values[start : start + size] for column, values in rows.items()}, ROW_DEATHS if size == 1 else 1) for start in starts]
+    pieces = [{column: values[start : start + size] for column, values in rows.items()} for start in range(0, count, size)]
+    return [(piece, ROW_DEATHS if _count(piece) == 1 else 1) for piece in pieces]
 
 
 def _given_up(name: str, rows: Batch, give_up: Work | None) -> Batch:
@@ -124,8 +125,6 @@ def _given_up(name: str, rows: Batch, give_up: Work | None) -> Batch:
 
 
 def _joined(parts: list[Batch]) -> Batch:
-    import numpy as np
-
     return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
 

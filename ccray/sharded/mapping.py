@@ -46,7 +46,8 @@ def map_shards(
         plan = Plan(root, job.sources(), [*columns], steps, job.staging, target.id_column, job.rows_left(), rows_per_block, target.directory)
         book = journal.opened(target.directory)
         earlier = job.total - job.rows_left()
-        with progress.followed(target.directory, job.total, lambda: earlier + job.staged_rows(), _price(steps, book)):
+        follower = progress.Follower(target.directory, job.total, lambda: earlier + job.staged_rows(), _price(steps, book))
+        with progress.told_meanwhile(follower.tell):
             execute(plan, book)
         job.seal_complete()
     return job.checked()

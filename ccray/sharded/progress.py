@@ -27,10 +27,17 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def followed(what: str, total: int, done: Callable[[], int], price: Price | None = None) -> Iterator[None]:
-    """Tell every few seconds how many of `total` rows are `done`, while the body runs and once after it."""
+def told_meanwhile(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` every few seconds while the body runs, and once after it."""
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(what, total, done, price, stop), daemon=True)
+
+    def follow() -> None:
+        ended = False
+        while not ended:
+            ended = stop.wait(PROGRESS_SECONDS)
+            tell()
+
+    thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
         yield
@@ -39,19 +46,34 @@ def followed(what: str, total: int, done: Callable[[], int], price: Price | None
         thread.join()
 
 
-def _follow(what: str, total: int, done: Callable[[], int], price: Price | None, stop: threading.Event) -> None:
-    first, began = done(), time.monotonic()  # the rate is that since the first rows came: loading a model is not among it
-    start, told, told_at = first, -1, began
-    ended = False
-    while not ended:
-        ended = stop.wait(PROGRESS_SECONDS)
-        rows, now = done(), time.monotonic()
-        if rows != told or now - told_at >= STANDSTILL_SECONDS:
-            seconds = now - began
-            say(progress_line(what, rows, total, (rows - first) / max(seconds, 1e-3), price if seconds >= ESTIMATE_SECONDS else None))
-            told, told_at = rows, now
-        if first == start and rows > start:
-            first, began = rows, now
+class Follower:
+    """Tells how many of `total` rows are done. The rate is that since the first rows came: loading a model is not among it."""
+
+    def __init__(
+        self, what: str, total: int, done: Callable[[], int], price: Price | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what, self._total, self._done, self._price, self._clock = what, total, done, price, clock
+        self._start = self._first = done()
+        self._began = self._told_at = clock()
+        self._told = -1
+
+    def tell(self) -> None:
+        """A line, when rows came or none did for long."""
+        line = self.line()
+        if line is not None:
+            say(line)
+
+    def line(self) -> str | None:
+        """What there is to tell now."""
+        rows, now = self._done(), self._clock()
+        seconds, line = now - self._began, None
+        if rows != self._told or now - self._told_at >= STANDSTILL_SECONDS:
+            price = self._price if seconds >= ESTIMATE_SECONDS else None
+            line = progress_line(self._what, rows, self._total, (rows - self._first) / max(seconds, 1e-3), price)
+            self._told, self._told_at = rows, now
+        if self._first == self._start and rows > self._start:
+            self._first, self._began = rows, now
+        return line
 
 
 def progress_line(what: str, done: int, total: int, rows_per_second: float, price: Price | None = None) -> str:

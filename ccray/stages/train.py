@@ -10,9 +10,7 @@ model/, seen.parquet    once finished: the averaged weights as a diffusers folde
 import json
 import os
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from ccray.data.loading.loader import LatentDataset, Order
 from ccray.data.loading.rounds import Index
 from ccray.interfaces import Failed
 from ccray.models import pipeline
-from ccray.sharded import PROGRESS_SECONDS, connect, reason_of, say
+from ccray.sharded import connect, reason_of, say, told_meanwhile
 from ccray.storage import Manifest, Root, Stage
 from ccray.training import admission, export, loop
 from ccray.training.shelf import Shelf, checkpoint_name, newest_step
@@ -139,28 +137,17 @@ def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index) -> None:
         raise Failed(f"training stopped: {reason_of(cause)}; the newest checkpoint stays: run the same command again to continue from it") from error
 
 
-@contextmanager
-def _followed(root: Root, directory: str, steps: int) -> Iterator[None]:
+def _followed(root: Root, directory: str, steps: int) -> AbstractContextManager[None]:
     """Tell every few seconds which lines of metrics are new: the ranks may run anywhere, and Ray's own messages need not be shown for it."""
-    stop = threading.Event()
     told = set(_lines(root, directory))
 
-    def follow() -> None:
-        ended = False
-        while not ended:
-            ended = stop.wait(PROGRESS_SECONDS)
-            new = [line for line in _lines(root, directory) if line not in told]
-            for values in map(json.loads, new):
-                say(progress_line(values["step"], steps, values))
-            told.update(new)
+    def tell() -> None:
+        new = [line for line in _lines(root, directory) if line not in told]
+        for values in map(json.loads, new):
+            say(progress_line(values["step"], steps, values))
+        told.update(new)
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return told_meanwhile(tell)
 
 
 def _lines(root: Root, directory: str) -> list[bytes]:

@@ -1,7 +1,7 @@
 """The caption workers: pixels in, sentences out; sentences in, sentences of another language out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -11,6 +11,7 @@ from ccray.config import CaptionConfig
 from ccray.data.captioning.checking import status_of
 from ccray.data.captioning.names import Hints, without_names
 from ccray.data.pictures.pixels import OK, TAKEN_DOWN, as_objects, pixels_of
+from ccray.flags import TRANSLATED
 from ccray.interfaces import Batch, Caption, Captioner, Subject
 from ccray.models.captioners.build import captioner_of
 from ccray.models.device import usable
@@ -18,8 +19,8 @@ from ccray.models.device import usable
 log = logging.getLogger(__name__)
 
 
-class CaptionImages:
-    """Rows of `pixels.PIXELS`, with the columns of the captioner's hints -> rows of `schema.CAPTIONS`."""
+class _Worker:
+    """What both workers have: a captioner, and an answer for rows that end its process."""
 
     def __init__(self, config: CaptionConfig, device: str = "cpu", threads: int | None = None) -> None:
         """Load the captioner; `threads` is the number of torch threads, as torch finds them when None."""
@@ -29,39 +30,36 @@ class CaptionImages:
         self._config = config
         self._captioner = captioner_of(config, usable(device))
 
-    def __call__(self, batch: Batch) -> Batch:
-        good = [row for row, status in enumerate(batch["status"]) if status == OK]
-        subjects = [Subject(pixels_of(batch, row), told(hints_of(batch, row, self._config), self._config)) for row in good]
-        outcomes = described(self._captioner, subjects)
-        return answered(batch, self._config, dict(zip(good, outcomes, strict=True)))
-
     def given_up(self, batch: Batch, why: str) -> Batch:
-        """Rows whose pictures end the process."""
+        """Rows that end the process."""
         return answered(batch, self._config, dict.fromkeys(range(len(batch["key"])), why))
 
+    def _described(self, batch: Batch, subject: Callable[[int], Subject]) -> Batch:
+        """Captions of the rows with status "ok"; `subject` is what the captioner is given of one."""
+        good = [row for row, status in enumerate(batch["status"]) if status == OK]
+        outcomes = described(self._captioner, [subject(row) for row in good])
+        return answered(batch, self._config, dict(zip(good, outcomes, strict=True)))
 
-class TranslateCaptions:
+
+class CaptionImages(_Worker):
+    """Rows of `pixels.PIXELS`, with the columns of the captioner's hints -> rows of `schema.CAPTIONS`."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        return self._described(batch, lambda row: Subject(pixels_of(batch, row), told(hints_of(batch, row, self._config), self._config)))
+
+
+class TranslateCaptions(_Worker):
     """Rows of `schema.CAPTIONS` -> rows of `schema.CAPTIONS` in another language."""
 
     def __init__(self, config: CaptionConfig, device: str = "cpu", threads: int | None = None, taken_down: frozenset[int] = frozenset()) -> None:
         """Load the translator; captions of images in `taken_down` are not translated."""
-        if threads is not None:
-            torch.set_num_threads(threads)
-        disable_progress_bar()
-        self._config = config
-        self._captioner = captioner_of(config, usable(device))
+        super().__init__(config, device, threads)
         self._taken_down = taken_down
 
     def __call__(self, batch: Batch) -> Batch:
         statuses = [TAKEN_DOWN if int(key) in self._taken_down else status for key, status in zip(batch["key"], batch["status"], strict=True)]
-        read = batch | {"status": as_objects([status if status in (OK, TAKEN_DOWN) else f"input_{status}" for status in statuses])}
-        good = [row for row, status in enumerate(read["status"]) if status == OK]
-        outcomes = described(self._captioner, [Subject(text=batch["caption"][row]) for row in good])
-        return answered(read, self._config, dict(zip(good, outcomes, strict=True)))
-
-    def given_up(self, batch: Batch, why: str) -> Batch:
-        """Rows whose captions end the process."""
-        return answered(batch, self._config, dict.fromkeys(range(len(batch["key"])), why))
+        read = batch | {"status": as_objects([status if status in (OK, TAKEN_DOWN) else f"{TRANSLATED}{status}" for status in statuses])}
+        return self._described(read, lambda row: Subject(text=batch["caption"][row]))
 
 
 def columns_of(config: CaptionConfig) -> tuple[str, ...]:
@@ -76,9 +74,11 @@ def hints_of(batch: Batch, row: int, config: CaptionConfig) -> Hints | None:
 
 def told(hints: Hints | None, config: CaptionConfig) -> str | None:
     """The words that a captioner is told, without what looks like names of persons unless the recipe keeps them."""
-    said = [hints[name] for name in config.hints if hints and hints[name]] if hints else []
+    if hints is None:
+        return None
+    said = [hints[name] or "" for name in config.hints]
     if not config.keep_names:
-        said = [without_names(text or "", hints["creator"] if hints else None) for text in said]
+        said = [without_names(text, hints["creator"]) for text in said]
     return " ".join(filter(None, said)) or None
 
 
@@ -92,7 +92,7 @@ def answered(batch: Batch, config: CaptionConfig, outcomes: dict[int, Caption | 
     columns = {
         "key": batch["key"],
         "shard": batch["shard"],
-        "caption": as_objects([captions[row].text if row in captions else None for row in rows]),
+        "caption": as_objects([captions[row].text or None if row in captions else None for row in rows]),
         "language": as_objects([config.language] * len(rows)),
         "prompt": as_objects([config.prompt] * len(rows)),
         "mean_logprob": as_objects([captions[row].mean_logprob if row in captions else None for row in rows]),

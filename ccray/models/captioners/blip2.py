@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from ccray.config import CaptionConfig
-from ccray.models.captioners.batching import of_any
 from ccray.models.captioners.decoding import Decoder, Speed, speed_of
-from ccray.models.captioners.describing import Describer, fit_from, require_type
+from ccray.models.captioners.describing import Describer, fit_from, prompt_of, require_type
 from ccray.models.fetching import fetched
 from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
@@ -36,7 +34,7 @@ class Blip2Captioner(Describer):
         self.model.requires_grad_(False).eval().to(device)
         if self.processor.num_query_tokens is None:  # folders older than the processor's own knowledge of the queries
             self.processor.num_query_tokens = self.model.config.num_query_tokens
-        super().__init__(config, device, fit_from(place), _prompt(self.processor, config.prompt))
+        super().__init__(config, device, fit_from(place), prompt_of(self.processor, config.prompt))
         self.dtype = self.model.dtype
         speed = speed_of(config, device) if speed is None else speed
         self.decoder = Decoder(_speaker(self.model), config, speed, self.model.generate)
@@ -45,15 +43,6 @@ class Blip2Captioner(Describer):
     def text(self, tokens: list[int]) -> str:
         """Without special tokens and the spaces around."""
         return str(self.processor.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-
-
-def _prompt(processor: Blip2Processor, text: str) -> dict[str, Any]:
-    """Places of the queries and the prompt's tokens, [1 P]; the processor wants a picture to know of the queries."""
-    return {
-        name: one
-        for name, one in of_any(processor(images=np.zeros((8, 8, 3), np.uint8), text=[text], return_tensors="pt")).items()
-        if name != "pixel_values"
-    }
 
 
 def _speaker(model: Any) -> Any:

@@ -1,6 +1,7 @@
 """What BLIP-2 and Florence-2 share: pictures of one size, one prompt for all, a batch of one width."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 
 from ccray.config import CaptionConfig
 from ccray.interfaces import Caption, Refused, Subject
-from ccray.models.captioners.batching import Batches, Inputs
+from ccray.models.captioners.batching import Batches, Inputs, of_any
 from ccray.models.captioners.decoding import Decoder, Said, Speed
 from ccray.models.captioners.pictures import Fit, fit_of, fitted
 from ccray.models.loading import loading
@@ -20,7 +21,7 @@ from ccray.models.loading import loading
 log = logging.getLogger(__name__)
 
 
-class Describer:
+class Describer(ABC):
     """Pictures in, sentences out (interfaces.Captioner). A family loads its model, then tells this class how it speaks."""
 
     def __init__(self, config: CaptionConfig, device: str, fit: Fit, prompt: Inputs) -> None:
@@ -49,9 +50,9 @@ class Describer:
         """
         return self.batches.caption(subjects)
 
+    @abstractmethod
     def text(self, tokens: list[int]) -> str:
         """A caption of its tokens, the end token perhaps among them."""
-        raise NotImplementedError
 
     def compile_tower(self, owner: Any, name: str, speed: Speed) -> None:
         """Compile the vision tower, which is a submodule of `owner`."""
@@ -100,6 +101,12 @@ class Describer:
         setattr(owner, name, getattr(owner, name)._orig_mod)
         self._tower = None
         self.decoder.plainly()
+
+
+def prompt_of(processor: Any, text: str) -> Inputs:
+    """What the model reads beside the picture, [1 P]: places of the picture and the prompt's tokens. The processor tells only with a picture."""
+    inputs = of_any(processor(images=np.zeros((8, 8, 3), np.uint8), text=[text], return_tensors="pt"))
+    return {name: tensor for name, tensor in inputs.items() if name != "pixel_values"}
 
 
 def fit_from(place: str) -> Fit:

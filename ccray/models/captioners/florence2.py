@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from ccray.config import CaptionConfig
 from ccray.interfaces import Refused
-from ccray.models.captioners.batching import of_any
 from ccray.models.captioners.decoding import Decoder, Speed, speed_of
-from ccray.models.captioners.describing import Describer, fit_from, require_type
+from ccray.models.captioners.describing import Describer, fit_from, prompt_of, require_type
 from ccray.models.fetching import fetched
 from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
@@ -39,7 +37,7 @@ class Florence2Captioner(Describer):
         self.model.requires_grad_(False).eval().to(device)
         _free_the_end(self.model, config)
         fit = fit_from(place)
-        super().__init__(config, device, fit, _prompt(self.processor, self.task))
+        super().__init__(config, device, fit, prompt_of(self.processor, self.task))
         self.dtype = self.model.dtype
         speed = speed_of(config, device) if speed is None else speed
         self.decoder = Decoder(self.model, config, speed)
@@ -58,15 +56,6 @@ def task_of(config: CaptionConfig) -> str:
     if config.prompt not in ("", *TASKS):
         raise Refused(f"prompt is {config.prompt!r}: Florence-2 describes by one of its task tokens, {', '.join(TASKS)} (default {TASK})")
     return config.prompt or TASK
-
-
-def _prompt(processor: Florence2Processor, task: str) -> dict[str, Any]:
-    """The places of the picture and the question that the task token stands for, [1 P]."""
-    return {
-        name: one
-        for name, one in of_any(processor(images=np.zeros((8, 8, 3), np.uint8), text=[task], return_tensors="pt")).items()
-        if name != "pixel_values"
-    }
 
 
 def _free_the_end(model: Any, config: CaptionConfig) -> None:
