@@ -104,7 +104,8 @@ class Tracker(Protocol):
 
 
 class Runtime(Protocol):
-    """All that the training loop knows of where it runs. `report` and `deadline` are barriers: every rank, the same steps."""
+    """All that the training loop knows of where it runs. `report` and `deadline` are barriers: every rank, the same steps. `put` and `publish`
+    are not, and may be called from another thread; a checkpoint counts once it is published, which the first rank does when all have put theirs."""
 
     device: str  # "cpu", "cuda:0"
     rank: int
@@ -114,8 +115,16 @@ class Runtime(Protocol):
         """A local directory with the newest checkpoint, or None on a fresh start."""
         ...
 
-    def report(self, metrics: dict[str, float], directory: Path | None) -> None:
-        """Publish metrics and, when `directory` is given, this rank's part of a checkpoint (moved away from there)."""
+    def report(self, metrics: dict[str, float]) -> None:
+        """Say how far the run is."""
+        ...
+
+    def put(self, step: int, directory: Path) -> None:
+        """Move this rank's part of a checkpoint from a local directory to where the others' are."""
+        ...
+
+    def publish(self, step: int) -> None:
+        """Name the checkpoint of `step` the newest one."""
         ...
 
     def deadline(self) -> float | None:

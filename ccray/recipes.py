@@ -152,7 +152,7 @@ def commoncanvas_s_c() -> Recipe:
             warmup_steps=10_000,
             clip_norm=None,
             ema_decay=0.9999,
-            ema_start_step=530_000,
+            ema_steps=20_000,
             precision="bf16",
             checkpoint_every=10_000,
             sample_every=10_000,
@@ -328,7 +328,7 @@ _COMMONCANVAS_ORIGINS: dict[str, Origin] = _SHARED_ORIGINS | {
     "train.schedule": "released-config",
     "train.caption_dropout": "released-config",
     "train.ema_decay": "released-config",
-    "train.ema_start_step": "inferred",  # "the final 3.5 %", as a step of this phase
+    "train.ema_steps": "inferred",  # "the final 3.5 %", as a step of this phase
     "evaluate.prompts": "paper",
     "evaluate.reference_images": "paper",
     "publish.model_license": "model-card",

@@ -121,7 +121,7 @@ def test_the_only_captioner_needs_no_name() -> None:
 def test_training_may_draw_from_imported_captions_alone() -> None:
     recipe = config.build(recipes.tiny(), ["train.captions={source-alt: 1}", "caption.shapes-blip2=null"])
     assert (recipe.caption, config.trained_captions(recipe)) == ({}, {"source-alt": 1.0})
-    assert list(storage.inputs_of(recipe, "train")) == ["catalog", "captions/source-alt", "encode"]
+    assert list(storage.inputs_of(recipe, "train")) == ["catalog", "captions/source-alt", "latents/shapes-kl-32px"]
 
 
 def test_a_stage_knows_only_its_own_settings_and_its_inputs() -> None:

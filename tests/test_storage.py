@@ -143,9 +143,9 @@ def test_a_captioner_that_training_does_not_draw_from_changes_no_training() -> N
 def test_what_a_stage_reads_is_known_by_directory() -> None:
     recipe = config.build(recipes.tiny(), [*TRANSLATED, DENSE, "train.captions={ja: 1, source-alt: 2}"])
     assert list(storage.inputs_of(recipe, "caption")) == ["catalog"]
-    assert list(storage.inputs_of(recipe, "train")) == ["catalog", "captions/ja", "captions/source-alt", "encode"]
+    assert list(storage.inputs_of(recipe, "train")) == ["catalog", "captions/ja", "captions/source-alt", "latents/shapes-kl-32px"]
     tables = [f"captions/{name}" for name in ("shapes-blip2", "ja", "dense", "source-alt")]
-    assert list(storage.inputs_of(recipe, "publish")) == ["catalog", *tables, "encode", "train"]
+    assert list(storage.inputs_of(recipe, "publish")) == ["catalog", *tables, "latents/shapes-kl-32px", "train"]
     assert storage.caption_stage(recipe, "ja").inputs.keys() == {"catalog", "shapes-blip2"}
     with pytest.raises(ValueError, match="too many values"):
         storage.stage_of(recipe, "caption")  # there is no such one

@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
-from ccray.config import Config, ObjectiveConfig, Precision, Recipe
+from ccray.config import Config, ObjectiveConfig, Precision, Recipe, final_size_px
 from ccray.interfaces import Refused
 from ccray.models import denoiser as denoisers
 from ccray.models.autoencoder import Autoencoder
@@ -200,7 +200,7 @@ def from_recipe(recipe: Recipe, denoiser: nn.Module | None = None, device: str =
     """
     if recipe.train.start_from is not None:
         components = load_folder(recipe.train.start_from, device)
-        components.size_px = recipe.encode.size_px
+        components.size_px = final_size_px(recipe)
         components.denoiser = components.denoiser if denoiser is None else denoiser.to(device)
         return components
     family = recipe.denoiser.kind
@@ -213,7 +213,7 @@ def from_recipe(recipe: Recipe, denoiser: nn.Module | None = None, device: str =
         scheduler=scheduler_for(recipe.objective),
         objective=recipe.objective,
         family=family,
-        size_px=recipe.encode.size_px,
+        size_px=final_size_px(recipe),
         default_steps=recipe.publish.default_steps,
         default_guidance=recipe.publish.default_guidance,
         max_tokens=recipe.text.max_tokens,
@@ -330,10 +330,11 @@ def _check_latents(recipe: Recipe, autoencoder: Autoencoder) -> None:
         raise Refused(
             f"denoiser.in_channels is {recipe.denoiser.in_channels}, but the latents of {recipe.encode.model} have {autoencoder.latent_channels}"
         )
-    side = recipe.encode.size_px / autoencoder.factor
+    size_px = final_size_px(recipe)
+    side = size_px / autoencoder.factor
     if side != recipe.denoiser.sample_size:
         raise Refused(
-            f"denoiser.sample_size is {recipe.denoiser.sample_size}, but encode.size_px={recipe.encode.size_px} makes latents of side {side:g} "
+            f"denoiser.sample_size is {recipe.denoiser.sample_size}, but pictures of {size_px} px make latents of side {side:g} "
             f"({autoencoder.factor} px each)"
         )
 

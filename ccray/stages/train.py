@@ -2,7 +2,7 @@
 
 step-00001000/          the newest checkpoints (`training.checkpoint`): tensors, progress.json, seen.parquet
 latest.json             which of them is the newest complete one (`training.shelf`)
-rounds/                 which rows each epoch is made of (`data.rounds`)
+rounds/                 which rows each epoch is made of (`data.rounds`); rounds-NAME/ of a further phase
 metrics.jsonl, tensorboard/, samples/
 model/, seen.parquet    once finished: the averaged weights as a diffusers folder, and what they have seen
 """
@@ -17,15 +17,15 @@ from typing import Any
 import ray
 import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.collective import barrier
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from ccray import components, storage
-from ccray.config import Recipe, trained_captions
+from ccray.config import Phase, Recipe, phases_of, total_steps, trained_captions
 from ccray.data.loading import rounds
 from ccray.data.loading.eligible import Doors
 from ccray.data.loading.loader import LatentDataset, Order
+from ccray.data.loading.phased import Phased
 from ccray.data.loading.rounds import Index
 from ccray.interfaces import Failed
 from ccray.models import pipeline
@@ -54,18 +54,22 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         assert found is not None
         return found
     made = storage.inputs(root, recipe, NAME)
-    admission.check(recipe, made["encode"].facts)
-    rounds.index(root, _doors(recipe))  # fails before anything is started when nothing is left
+    admission.check(recipe, [made[one.directory].facts for one in storage.stages_of(recipe, "encode")])
+    phases = phases_of(recipe)
+    for phase in phases:
+        rounds.index(root, _doors(recipe, phase))  # fails before anything is started when nothing is left
     connect()
     with storage.running(root, stage) as manifest:
-        counted = rounds.continued(root, _doors(recipe), _record(stage), recipe.train.global_batch_size, newest_step(root, stage.directory))
-        say(f"train: {counted.total:,} images, {recipe.train.steps:,} steps of {recipe.train.global_batch_size:,}")
-        with _followed(root, stage.directory, recipe.train.steps):
+        step = newest_step(root, stage.directory)
+        counted = [_continued(root, recipe, stage, phase, step) for phase in phases]
+        for phase, one in zip(phases, counted, strict=True):
+            say(f"train: {one.total:,} images of {phase.size_px} px, {phase.steps:,} steps of {phase.global_batch_size:,}")
+        with _followed(root, stage.directory, total_steps(recipe)):
             _fit(_absolute(recipe), root, stage, counted)
-        checkpoint = f"{stage.directory}/{checkpoint_name(recipe.train.steps)}"
+        checkpoint = f"{stage.directory}/{checkpoint_name(total_steps(recipe))}"
         progress = root.read_json(f"{checkpoint}/progress.json")
         root.write(f"{stage.directory}/seen.parquet", root.read(f"{checkpoint}/seen.parquet"))
-        manifest.rows = rounds.read(root, _record(stage), recipe.train.global_batch_size)[-1].index.total
+        manifest.rows = rounds.read(root, _record(stage.directory, phases[-1]), phases[-1].global_batch_size)[-1].index.total
         manifest.facts = {
             "steps": progress["step"],
             "loss": progress["last_loss"],
@@ -79,16 +83,22 @@ def run(recipe: Recipe, root: Root) -> Manifest:
     return manifest
 
 
-def _doors(recipe: Recipe) -> Doors:
-    """The recipe's tables; those of captions by name, because their order in the recipe is no part of a run's fingerprint and the draw goes by it."""
-    latents, catalog = (storage.stage_of(recipe, name).directory for name in ("encode", "catalog"))
+def _continued(root: Root, recipe: Recipe, stage: Stage, phase: Phase, step: int) -> Index:
+    """What a phase is made of, when the run goes on at `step`."""
+    within = min(max(step - phase.first_step, 0), phase.steps)
+    return rounds.continued(root, _doors(recipe, phase), _record(stage.directory, phase), phase.global_batch_size, within)
+
+
+def _doors(recipe: Recipe, phase: Phase) -> Doors:
+    """The tables of a phase; those of captions by name, because their order in the recipe is no part of a run's fingerprint and the draw goes by it."""
+    latents, catalog = storage.encode_stage(recipe, phase.size_px).directory, storage.stage_of(recipe, "catalog").directory
     captions = tuple((storage.caption_stage(recipe, name).directory, weight) for name, weight in sorted(trained_captions(recipe).items()))
     return Doors(latents, captions, catalog, recipe.train.policy or recipe.catalog.policy, recipe.train.caption_statuses)
 
 
-def _record(stage: Stage) -> str:
-    """Where it is written down which rows each epoch is made of."""
-    return f"{stage.directory}/rounds"
+def _record(directory: str, phase: Phase) -> str:
+    """Where it is written down which rows each epoch of a phase is made of."""
+    return f"{directory}/rounds" + (f"-{phase.name}" if phase.name else "")
 
 
 def _absolute(recipe: Recipe) -> Recipe:
@@ -108,13 +118,13 @@ def _absolute(recipe: Recipe) -> Recipe:
     )
 
 
-def _fit(recipe: Recipe, root: Root, stage: Stage, counted: Index) -> None:
+def _fit(recipe: Recipe, root: Root, stage: Stage, counted: list[Index]) -> None:
     wanted = recipe.resources.train
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
     holder = root.read_json(f"{stage.directory}/{storage.LEASE}")["run"]
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"recipe": recipe, "root": root, "directory": stage.directory, "index": counted, "holder": holder},
+        train_loop_config={"recipe": recipe, "root": root, "directory": stage.directory, "counted": counted, "holder": holder},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if wanted.gpus else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]  # a lazy name: mypy sees the class of Train's first version
             num_workers=wanted.workers,
@@ -159,8 +169,12 @@ def _work(settings: dict[str, Any]) -> None:
     """One rank, in a process of its own."""
     recipe, root, directory = settings["recipe"], settings["root"], settings["directory"]
     runtime = RayRuntime(Shelf(root, directory, recipe.train.keep_checkpoints, settings["holder"]))
-    order = Order(recipe.train.seed, recipe.train.global_batch_size, recipe.train.window_shards)
-    data = LatentDataset(root, _doors(recipe), settings["index"], order, runtime.rank, runtime.world_size, f"{directory}/rounds")
+    parts = []
+    for phase, counted in zip(phases_of(recipe), settings["counted"], strict=True):
+        order = Order(recipe.train.seed, phase.global_batch_size, recipe.train.window_shards)
+        record = _record(directory, phase)
+        parts.append((phase, LatentDataset(root, _doors(recipe, phase), counted, order, runtime.rank, runtime.world_size, record)))
+    data = Phased(parts)
     tracker = FileTracker(root, directory) if runtime.rank == 0 else Silence()
     components = pipeline.from_recipe(recipe, device=runtime.device)
     trained = loop.train(recipe, runtime, data, components, tracker, runtime.threads(recipe))
@@ -186,18 +200,18 @@ class RayRuntime:
         """A local directory with the newest checkpoint, or None on a fresh start."""
         return self._shelf.opened()
 
-    def report(self, metrics: dict[str, float], directory: Path | None) -> None:
-        """Put this rank's files beside the others', then let rank 0 say that the checkpoint is complete.
+    def report(self, metrics: dict[str, float]) -> None:
+        """Tell Ray, of metrics only: its own record of checkpoints is written in place, so a kill can tear it, and what is left of a killed run
+        may still change it under the run that follows."""
+        ray.train.report(metrics)
 
-        Ray is told the metrics only: its own record of checkpoints is written in place, so a kill can tear it, and what is left of a killed run
-        may still change it under the run that follows.
-        """
-        if directory is not None:
-            self._shelf.put(int(metrics["step"]), directory)
-            barrier()
-            if self.rank == 0:
-                self._shelf.publish(int(metrics["step"]))
-        ray.train.report(metrics)  # a barrier too
+    def put(self, step: int, directory: Path) -> None:
+        """Move this rank's files beside the others'."""
+        self._shelf.put(step, directory)
+
+    def publish(self, step: int) -> None:
+        """Say that the checkpoint is complete."""
+        self._shelf.publish(step)
 
     def deadline(self) -> float | None:
         """The announced end of a machine of this run; 0, which is long past, when it is announced without a time."""

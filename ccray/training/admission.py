@@ -1,30 +1,36 @@
 """Whether latents, text and denoiser belong together, found out before anything is written."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ccray import storage
-from ccray.config import Recipe
+from ccray.config import Recipe, final_size_px, sizes_of
 from ccray.interfaces import Refused
 from ccray.models import pipeline
 
 
-def check(recipe: Recipe, latents: dict[str, Any]) -> None:
-    """Compare the recipe, and the models of it that are on this disk, with the facts of the latents' manifest.
+def check(recipe: Recipe, latents: Sequence[dict[str, Any]]) -> None:
+    """Compare the recipe, and the models of it that are on this disk, with the facts of the latents' manifests, one for each of `sizes_of(recipe)`.
 
     Raises:
         Refused: when they do not fit, naming both sides.
     """
+    for size_px, facts in zip(sizes_of(recipe), latents, strict=True):
+        _check_size(recipe, size_px, facts)
+
+
+def _check_size(recipe: Recipe, size_px: int, latents: dict[str, Any]) -> None:
     if recipe.train.precision == "fp16":
         raise Refused("train.precision is 'fp16': expected fp32, bf16 or fp64 (gradients would underflow)")
-    _check_vae(recipe, latents)
+    _check_vae(recipe, size_px, latents)
     if recipe.train.start_from is not None:
         _check_start(recipe.train.start_from, latents)
         return
     if recipe.denoiser.in_channels != latents["latent_channels"]:
         raise Refused(f"denoiser.in_channels is {recipe.denoiser.in_channels}, but the latents have {latents['latent_channels']} channels")
-    if recipe.denoiser.sample_size != latents["latent_size"]:
+    if size_px == final_size_px(recipe) and recipe.denoiser.sample_size != latents["latent_size"]:
         raise Refused(f"denoiser.sample_size is {recipe.denoiser.sample_size}, but the latents are {latents['latent_size']} wide")
     storage.require_model("text.model", recipe.text.model)
     width = _text_width(_settings(recipe.text.model, recipe.text.subfolder))
@@ -32,9 +38,9 @@ def check(recipe: Recipe, latents: dict[str, Any]) -> None:
         raise Refused(f"text.width is {recipe.text.width}, but the features of {recipe.text.model} are {width} wide")
 
 
-def _check_vae(recipe: Recipe, latents: dict[str, Any]) -> None:
+def _check_vae(recipe: Recipe, size_px: int, latents: dict[str, Any]) -> None:
     storage.require_model("encode.model", recipe.encode.model)
-    asked = {"vae": recipe.encode.vae, "model": recipe.encode.model, "size_px": recipe.encode.size_px}
+    asked = {"vae": recipe.encode.vae, "model": recipe.encode.model, "size_px": size_px}
     for key, value in asked.items():
         if latents[key] != value:
             raise Refused(f"encode.{key} is {value!r}, but the latents were made with {latents[key]!r}: run `ccray encode` under another --root")

@@ -14,21 +14,21 @@ def local(tensor: Tensor) -> Tensor:
 
 
 class Ema:
-    """average <- decay * average + (1 - decay) * weights after each update from `start_step` on; the weights themselves before."""
+    """average <- decay * average + (1 - decay) * weights after each update of a phase's window; the weights themselves outside of it."""
 
-    def __init__(self, model: nn.Module, decay: float, start_step: int) -> None:
-        self.decay, self.start_step = decay, start_step
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
         self._model = model
         self.average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights as update number `step` (from 0) left them."""
+    def update(self, averages_now: bool) -> None:
+        """Take in the weights as an update left them; `averages_now`: it is one of those that are averaged."""
         averages, weights = self._both()
-        if step < self.start_step:
-            torch._foreach_copy_(averages, weights)
-        else:
+        if averages_now:
             torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        else:
+            torch._foreach_copy_(averages, weights)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -22,21 +22,17 @@ class LocalRuntime:
         """A local directory with the newest checkpoint, or None on a fresh start."""
         return self._shelf.opened()
 
-    def report(self, metrics: dict[str, float], directory: Path | None) -> None:
-        """Put this rank's files beside the others', then let rank 0 say that the checkpoint is complete."""
-        if directory is None:
-            return
-        step = int(metrics["step"])
+    def report(self, metrics: dict[str, float]) -> None:
+        """Nobody else wants to know."""
+
+    def put(self, step: int, directory: Path) -> None:
+        """Move this rank's files beside the others'."""
         self._shelf.put(step, directory)
-        self._wait()
-        if self.rank == 0:
-            self._shelf.publish(step)
-        self._wait()
+
+    def publish(self, step: int) -> None:
+        """Say that the checkpoint is complete."""
+        self._shelf.publish(step)
 
     def deadline(self) -> float | None:
         """A machine of one's own does not go away."""
         return None
-
-    def _wait(self) -> None:
-        if self.world_size > 1:
-            dist.barrier()

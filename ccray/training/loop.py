@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ccray.config import Recipe
+from ccray.config import Phase, Recipe, phases_of, total_steps
 from ccray.diffusion.generate import generate_latents
 from ccray.diffusion.objective import loss_per_row, noise_latents
 from ccray.diffusion.schedule import draw_timesteps
@@ -53,7 +53,7 @@ class Trained:
 
 
 def train(recipe: Recipe, runtime: Runtime, data: Latents, components: Components, tracker: Tracker, threads: int | None = None) -> Trained:
-    """Train `components.denoiser` in place to `recipe.train.steps` updates, from the newest checkpoint where there is one.
+    """Train `components.denoiser` in place through all phases, from the newest checkpoint where there is one.
 
     Args:
         recipe: its train section, and the name of the run.
@@ -70,7 +70,7 @@ def train(recipe: Recipe, runtime: Runtime, data: Latents, components: Component
         run = _Run(recipe, runtime, data, components, tracker)
         run.restore()
         with closing(data.batches(run.progress.step)) as batches:  # type: ignore[type-var]
-            while run.progress.step < recipe.train.steps:
+            while run.progress.step < run.progress.steps:
                 run.update(next(batches))
                 run.tell()
         return run.result()
@@ -84,9 +84,10 @@ class _Run:
         parameters = parameter_count(components.denoiser)
         self.model = shard.prepare(components.denoiser, self.config, runtime.world_size, runtime.device)
         self.optimizer = optimizer.build(self.model.parameters(), self.config)
-        self.ema = Ema(self.model, self.config.ema_decay, self.config.ema_start_step)
+        self.ema = Ema(self.model, self.config.ema_decay)
         self.features = Features(components.text)
-        self.progress = Progress(steps=self.config.steps, parameters=parameters)
+        self.phases = phases_of(recipe)
+        self.progress = Progress(steps=total_steps(recipe), parameters=parameters)
         self.seen = Seen()
         self.dtype = torch.float64 if self.config.precision == "fp64" else torch.float32
         self.loss = torch.zeros((), dtype=torch.float64, device=runtime.device)  # of this rank, since the last `_share_loss`
@@ -102,7 +103,12 @@ class _Run:
                 if self.runtime.rank == 0:
                     self.seen = Seen.read(directory)
         self.clock_samples = self.progress.samples
-        self._say("train: %s parameters, from step %d to %d", f"{self.progress.parameters:,}", self.progress.step, self.config.steps)
+        self._say("train: %s parameters, from step %d to %d", f"{self.progress.parameters:,}", self.progress.step, self.progress.steps)
+
+    @property
+    def phase(self) -> Phase:
+        """The one that the next update belongs to."""
+        return next(phase for phase in self.phases if self.progress.step < phase.end)
 
     def update(self, batch: LatentBatch) -> None:
         """One step of the optimizer on one global batch."""
@@ -115,10 +121,10 @@ class _Run:
         parameters = list(self.model.parameters())
         self.norm = optimizer.clip(parameters, self.config.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate(self.progress.step, self.config)
+            group["lr"] = optimizer.learning_rate(self.progress.step, self.config, self.phase.learning_rate, self.progress.steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update(self.progress.step)
+        self.ema.update(self.phase.averages(self.progress.step))
         self.progress.step += 1
         self.progress.samples += size
         self.progress.loss_steps += 1
@@ -129,7 +135,7 @@ class _Run:
 
     def tell(self) -> None:
         """Metrics, pictures and checkpoints, each when its step has come."""
-        step, last = self.progress.step, self.progress.step == self.config.steps
+        step, last = self.progress.step, self.progress.step == self.progress.steps
         if step % self.config.log_every == 0 or last:
             self._metrics()
         if step % self.config.sample_every == 0 or last:
@@ -160,7 +166,7 @@ class _Run:
     def _pieces(self, rows: int, size: int) -> Iterator[tuple[slice, float]]:
         """Micro-batches of a slice of `rows`, as many on every rank because their passes are collectives; an empty one weighs nothing."""
         widest = -(-size // self.runtime.world_size)
-        count = -(-widest // (self.config.micro_batch_size or widest))
+        count = -(-widest // (self.phase.micro_batch_size or widest))
         for number in range(count):
             piece = slice(rows * number // count, rows * (number + 1) // count)
             yield (piece, 1.0) if piece.stop > piece.start else (slice(0, 1), 0.0)
@@ -215,8 +221,17 @@ class _Run:
         checkpoint.save(directory, self.model, self.optimizer, self.ema)
         if self.runtime.rank == 0:
             checkpoint.save_record(directory, self.progress, self.seen)
-        self.runtime.report({"step": self.progress.step, "loss": self.progress.last_loss}, directory)
+        self.runtime.put(self.progress.step, directory)
+        self._wait()
+        if self.runtime.rank == 0:
+            self.runtime.publish(self.progress.step)
+        self._wait()
+        self.runtime.report({"step": self.progress.step, "loss": self.progress.last_loss})
         self._say("train: checkpoint of step %d", self.progress.step)
+
+    def _wait(self) -> None:
+        if self.runtime.world_size > 1:
+            dist.barrier()
 
     def _share_loss(self) -> None:
         """Add what all ranks' losses have come to since the last time to the record; a collective."""

@@ -13,18 +13,18 @@ from ccray.config import TrainConfig
 def build(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
     """AdamW (arXiv 1711.05101) over all parameters alike, as Stable Diffusion's recipes have it."""
     return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps, weight_decay=config.weight_decay, fused=True
+        parameters, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps, weight_decay=config.weight_decay, fused=config.fused_optimizer
     )
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of update number `step`, from 0: a linear rise over `warmup_steps`, then constant or half a cosine down to zero."""
+def learning_rate(step: int, config: TrainConfig, peak: float, steps: int) -> float:
+    """The rate of update number `step`, from 0, of `steps`: a linear rise to `peak` over `warmup_steps`, then constant or half a cosine down to zero."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return peak * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
-        return config.learning_rate
-    done = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return peak
+    done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def clip(parameters: list[nn.Parameter], max_norm: float | None) -> Tensor:

@@ -241,7 +241,7 @@ def test_learned_sigma_of_a_unet_is_not_published(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_does_not_fit_its_vae_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"denoiser\.sample_size is 8, but encode\.size_px=64 makes latents of side 16"):
+    with pytest.raises(Refused, match=r"denoiser\.sample_size is 8, but pictures of 64 px make latents of side 16"):
         from_recipe(recipe_of(tmp_path, "unet", "encode.size_px=64"))
     with pytest.raises(Refused, match=r"denoiser\.in_channels is 8"):
         from_recipe(recipe_of(tmp_path, "unet", "denoiser.in_channels=8", "denoiser.out_channels=8"))

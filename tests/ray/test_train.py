@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ccray import config, recipes, storage
-from ccray.config import Recipe
+from ccray.config import Recipe, phases_of
 from ccray.data.encoding import vae_facts
 from ccray.data.loading import rounds
 from ccray.data.loading.eligible import Doors
@@ -239,7 +239,7 @@ class Replayed:
         self.weights = {f"captions/{table}": weight for table, weight in WEIGHTS.items()}
         self.said = replay.said(root, list(self.weights), ("ok", "truncated"))
         self.seed, self.size = recipe.train.seed, recipe.train.global_batch_size
-        doors = train._doors(recipe)
+        doors = train._doors(recipe, phases_of(recipe)[0])
         self.rounds = rounds.read(root, f"checkpoints/{name}/rounds", self.size)
         self.data = LatentDataset(root, doors, self.rounds[0].index, Order(self.seed, self.size, recipe.train.window_shards))
         self.tables: list[list[str]] = []  # of each step
@@ -266,7 +266,7 @@ def test_captions_of_several_tables_are_drawn_by_weight(ray_cluster: None, tmp_p
     tables_of_three(root, recipe)
     found = train.run(recipe, root)
     assert found.rows == 40
-    assert found.inputs.keys() == {"catalog", "encode", "captions/shapes-blip2", "captions/ja", "captions/source-alt"}
+    assert found.inputs.keys() == {"catalog", storage.stage_of(recipe, "encode").directory, "captions/shapes-blip2", "captions/ja", "captions/source-alt"}
     replayed, other = Replayed(root, recipe, "main"), Replayed(root, recipe, "main")
     other.seed += 1
     for name, data in (("replayed", replayed), ("other", other)):
@@ -281,7 +281,7 @@ def test_captions_of_several_tables_are_drawn_by_weight(ray_cluster: None, tmp_p
     assert [line["loss"] for line in lines] == [line["loss"] for line in metrics(root, "replayed")]
     assert all(line["loss"] != one["loss"] for line, one in zip(lines, metrics(root, "other"), strict=True)), "other draws have other losses"
     swapped = config.build(recipe, [f"train.captions={json.dumps(dict(reversed(WEIGHTS.items())))}"])
-    assert train._doors(swapped) == train._doors(recipe), "the order of the recipe's words is nothing"
+    assert train._doors(swapped, phases_of(swapped)[0]) == train._doors(recipe, phases_of(recipe)[0]), "the order of the recipe's words is nothing"
     assert train.run(swapped, root) == found
     with pytest.raises(Refused, match=r"train\.captions\.ja is 1\.0, but checkpoints/main was made with 2\.0"):
         train.run(config.build(recipe, ["train.captions={shapes-blip2: 2, ja: 1, source-alt: 1}"]), root)

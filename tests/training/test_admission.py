@@ -38,12 +38,12 @@ def facts(models: Path) -> dict[str, Any]:
 
 
 def test_what_fits_passes(models: Path, facts: dict[str, Any]) -> None:
-    check(recipe(models), facts)
-    check(recipe(models, f"text.model={models / 't5'}"), facts)
-    check(recipe(models, "text.model=somewhere/on-a-hub", "text.width=7", "denoiser.cross_attention_dim=7"), facts)
+    check(recipe(models), [facts])
+    check(recipe(models, f"text.model={models / 't5'}"), [facts])
+    check(recipe(models, "text.model=somewhere/on-a-hub", "text.width=7", "denoiser.cross_attention_dim=7"), [facts])
     stock = recipe(models, f"encode.model={models / 'sd'}", "encode.subfolder=vae", f"train.start_from={models / 'sd'}")
-    check(stock, vae_facts(stock.encode))
-    check(recipe(models, "train.start_from=somewhere/on-a-hub"), facts)
+    check(stock, [vae_facts(stock.encode)])
+    check(recipe(models, "train.start_from=somewhere/on-a-hub"), [facts])
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_what_fits_passes(models: Path, facts: dict[str, Any]) -> None:
 def test_what_does_not_fit_is_refused(models: Path, facts: dict[str, Any], words: list[str], change: dict[str, Any], reason: str) -> None:
     asked = recipe(models, *[word.replace("MODELS", str(models)) for word in words])
     with pytest.raises(Refused, match=re.escape(reason.replace("MODELS", str(models)))):
-        check(asked, facts | change)
+        check(asked, [facts | change])
 
 
 def test_another_scale_of_the_same_weights_is_refused(models: Path) -> None:
     stock = recipe(models, f"encode.model={models / 'sd'}", "encode.subfolder=vae", f"train.start_from={models / 'sd'}")
     with pytest.raises(Refused, match=r"has scaling_factor 0\.18215, but the latents come from one with 0\.5"):
-        check(stock, vae_facts(stock.encode) | {"scaling_factor": 0.5})
+        check(stock, [vae_facts(stock.encode) | {"scaling_factor": 0.5}])

@@ -59,15 +59,15 @@ def test_captions_are_dropped_at_the_asked_rate_step_after_step(rate: float) -> 
 
 
 def test_the_average_is_the_formula() -> None:
-    """average_k = decay * average_(k-1) + (1 - decay) * weights_k from `start_step` on, the weights before; number by number."""
+    """average_k = decay * average_(k-1) + (1 - decay) * weights_k inside the window, the weights before; number by number."""
     torch.manual_seed(0)
     model = nn.Linear(3, 2).double()
-    ema = Ema(model, decay=0.9, start_step=2)
+    ema = Ema(model, decay=0.9)
     slow = model.weight.detach().numpy().copy()
     for step in range(6):
         with torch.no_grad():
             model.weight += torch.randn_like(model.weight)
-        ema.update(step)
+        ema.update(step >= 2)
         weights = model.weight.detach().numpy()
         for place in np.ndindex(*slow.shape):
             slow[place] = 0.9 * slow[place] + 0.1 * weights[place] if step >= 2 else weights[place]
@@ -76,7 +76,7 @@ def test_the_average_is_the_formula() -> None:
 
 def test_the_average_is_applied_and_taken_back() -> None:
     model = nn.Linear(3, 2)
-    ema = Ema(model, decay=0.5, start_step=0)
+    ema = Ema(model, decay=0.5)
     own = model.weight.detach().clone()
     ema.average["weight"].fill_(7)
     with ema.applied():
@@ -85,13 +85,13 @@ def test_the_average_is_applied_and_taken_back() -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    constant = TrainConfig(learning_rate=2.0, warmup_steps=4, steps=10)
-    assert [optimizer.learning_rate(step, constant) for step in (0, 1, 3, 4, 9)] == [0.5, 1.0, 2.0, 2.0, 2.0]
-    cosine = TrainConfig(learning_rate=2.0, warmup_steps=4, steps=10, schedule="cosine")
-    assert optimizer.learning_rate(3, cosine) == optimizer.learning_rate(4, cosine) == 2.0
-    assert optimizer.learning_rate(7, cosine) == pytest.approx(1.0)
-    assert optimizer.learning_rate(9, cosine) == pytest.approx(1 + math.cos(math.pi * 5 / 6))
-    assert optimizer.learning_rate(0, TrainConfig(warmup_steps=0, schedule="cosine", steps=1)) == 1e-3
+    constant = TrainConfig(warmup_steps=4)
+    assert [optimizer.learning_rate(step, constant, 2.0, 10) for step in (0, 1, 3, 4, 9)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    cosine = TrainConfig(warmup_steps=4, schedule="cosine")
+    assert optimizer.learning_rate(3, cosine, 2.0, 10) == optimizer.learning_rate(4, cosine, 2.0, 10) == 2.0
+    assert optimizer.learning_rate(7, cosine, 2.0, 10) == pytest.approx(1.0)
+    assert optimizer.learning_rate(9, cosine, 2.0, 10) == pytest.approx(1 + math.cos(math.pi * 5 / 6))
+    assert optimizer.learning_rate(0, TrainConfig(warmup_steps=0, schedule="cosine"), 1e-3, 1) == 1e-3
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:

@@ -15,7 +15,7 @@ from tests.training.tables import DIT, UNET, Place
 @pytest.mark.parametrize("denoiser", [UNET, DIT], ids=["unet", "dit"])
 def test_resume_equals_uninterrupted(place: Place, denoiser: str) -> None:
     """Interrupted at step 13, continued from the checkpoint of step 10; lines of metrics span three steps and cut across it."""
-    recipe = place.recipe(denoiser, "train.log_every=3", "train.ema_start_step=5")
+    recipe = place.recipe(denoiser, "train.log_every=3", "train.ema_steps=15")
     straight, halved = f"straight-{recipe.denoiser.kind}", f"halved-{recipe.denoiser.kind}"
     expected = place.train(recipe, straight)
     place.train(recipe, halved, until=13)
