@@ -135,3 +135,47 @@ def test_a_stage_knows_only_its_own_settings_and_its_inputs() -> None:
     assert changed("caption.max_new_tokens=5") == {"caption", "train", "evaluate", "publish"}
     assert changed("catalog.policy=permissive") == set(config.STAGE_SECTIONS)
     assert changed("evaluate.count=5") == {"evaluate"}
+
+
+PHASES = ("train.steps=30", "train.phases.large.size_px=64", "train.phases.large.steps=20", "train.ema_steps=0", "train.phases.large.ema_steps=5")
+
+
+def test_phases_follow_each_other_and_keep_what_they_do_not_say() -> None:
+    recipe = config.build(recipes.tiny(), [*PHASES, "train.phases.again={size_px: 32, steps: 10, global_batch_size: 16, learning_rate: 0.5}"])
+    first, large, again = config.phases_of(recipe)
+    assert (first.name, first.size_px, first.first_step, first.end) == ("", 32, 0, 30)
+    assert (large.name, large.size_px, large.first_step, large.end) == ("large", 64, 30, 50)
+    assert (large.global_batch_size, large.learning_rate) == (64, 1e-3)
+    assert (again.first_step, again.end, again.global_batch_size, again.learning_rate) == (50, 60, 16, 0.5)
+    assert (config.total_steps(recipe), config.sizes_of(recipe), config.final_size_px(recipe)) == (60, (32, 64), 32)
+    assert [step for step in range(60) if any(phase.averages(step) for phase in config.phases_of(recipe))] == [*range(45, 60)]
+    assert [stage.directory for stage in storage.stages_of(recipe, "encode")] == ["latents/shapes-kl-32px", "latents/shapes-kl-64px"]
+
+
+def test_a_further_phase_changes_training_and_leaves_the_first_size_alone() -> None:
+    one, two = recipes.tiny(), config.build(recipes.tiny(), PHASES)
+    assert storage.encode_stage(one, 32).fingerprint == storage.encode_stage(two, 32).fingerprint
+    assert storage.stage_of(one, "train").fingerprint != storage.stage_of(two, "train").fingerprint
+    assert config.build(two, ["train.phases.large=null", "train.steps=900", "train.ema_steps=null"]) == one
+
+
+def test_online_training_reads_no_latents() -> None:
+    recipe = config.build(recipes.tiny(), ["train.latents=online"])
+    assert list(storage.inputs_of(recipe, "train")) == ["catalog", "captions/shapes-blip2"]
+    assert storage.stages_of(recipe, "encode") == []
+    other = config.build(recipe, ["encode.size_px=64"])
+    assert storage.stage_of(other, "train").fingerprint != storage.stage_of(recipe, "train").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("objective={kind: flow, min_snr_gamma: 5}", "min_snr_gamma is 5.0 with kind 'flow': expected epsilon or v"),
+        ("objective={kind: epsilon, zero_terminal_snr: true}", "zero_terminal_snr is true with kind 'epsilon': expected kind 'v'"),
+        ("train.phases.large.size=64", "unknown key train.phases.large.size"),
+        ("train.phases.Large.steps=64", "train.phases.Large"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(word: str, part: str) -> None:
+    with pytest.raises(Refused, match=part.replace(".", r"\.")):
+        config.build(recipes.tiny(), [word])
