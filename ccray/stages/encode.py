@@ -54,17 +54,23 @@ def run(recipe: Recipe, root: Root) -> dict[int, Manifest]:
 
 def _encode(recipe: Recipe, root: Root, stages: dict[int, Stage], facts: dict[int, dict[str, Any]]) -> None:
     """Make the tables of some sizes in one map."""
-    pool, names = recipe.resources.encode, prefixes([*stages])
+    first, *beside = _doors(stages, facts)
     with ExitStack() as held:
         manifests = {size_px: held.enter_context(running(root, stage)) for size_px, stage in stages.items()}
-        first, *beside = (
-            Door(stage.directory, file_schema(facts[size_px]), "key", row_group_rows=ROW_GROUP_ROWS, plain=PLAIN, prefix=names[size_px])
-            for size_px, stage in stages.items()
-        )
         waits = next(iter(stages.values()))  # it is finished last, and only then is what waits below it removed
-        shards = map_shards(root, waits, "catalog", ["key", "shard"], _steps(recipe, root, [*stages]), first, pool.rows_per_block, *beside)
+        shards = map_shards(
+            root, waits, "catalog", ["key", "shard"], _steps(recipe, root, [*stages]), first, recipe.resources.encode.rows_per_block, *beside
+        )
         for size_px, manifest in manifests.items():
             _describe(root, stages[size_px], manifest, shards, facts[size_px])
+
+
+def _doors(stages: dict[int, Stage], facts: dict[int, dict[str, Any]]) -> list[Door]:
+    names = prefixes([*stages])
+    return [
+        Door(stage.directory, file_schema(facts[size_px]), "key", row_group_rows=ROW_GROUP_ROWS, plain=PLAIN, prefix=names[size_px])
+        for size_px, stage in stages.items()
+    ]
 
 
 def _steps(recipe: Recipe, root: Root, sizes_px: Sequence[int]) -> list[Step]:
