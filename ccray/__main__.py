@@ -257,6 +257,8 @@ def _show(arguments: argparse.Namespace, words: list[str]) -> int:
     recipe = _with_settings(_named(arguments.recipe), arguments, words)
     values = recipe.model_dump(mode="json")
     if not arguments.origins:
+        if recipe.name in recipes.SCORES:
+            print(f"# {recipe.name} as published: {recipes.SCORES[recipe.name]}")
         print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
         return 0
     origins = recipes.origins(recipe)
