@@ -4,13 +4,14 @@
     ccray caption --recipe tiny train.steps=100       one stage; `key.sub=value` overrides a setting
     ccray status --root runs/tiny                     what is done
     ccray show --recipe commoncanvas-s-c --origins    every setting and where it comes from
+    ccray plan --recipe commoncanvas-s-c --gpus 128 --gpu-type a100    days, GPU-hours, dollars and bytes, before anything is bought
     ccray license "https://creativecommons.org/licenses/by/4.0/"
     ccray takedown --root runs/tiny --list FILE       take images down: key:, sha256:, url: or creator: a line
     ccray lineage KEY --root runs/tiny                where an image came from, and what used it
     ccray serve --recipe tiny                         the endpoint
 
-Exit code 0: done. 1: failed after starting. 2: refused before any write. `show`, `license`, `status`, `takedown`, `lineage` and a finished
-stage import neither Ray nor torch.
+Exit code 0: done. 1: failed after starting. 2: refused before any write. `show`, `plan`, `license`, `status`, `takedown`, `lineage` and a
+finished stage import neither Ray nor torch.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(prog="ccray", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("run", *STAGE_SECTIONS, "serve", "show", "status"):
+    for name in ("run", *STAGE_SECTIONS, "serve", "show", "plan", "status"):
         command = commands.add_parser(
             name, help=HELP[name], description=HELP[name], usage=f"ccray {name} --recipe NAME [options] [key.sub=value ...]"
         )
@@ -88,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--blocklist", metavar="FILE", help="short for catalog.blocklist: sha256 or perceptual hashes, one a line")
         if name == "show":
             command.add_argument("--origins", action="store_true", help="say where each setting comes from")
+        if name == "plan":
+            _add_plan_options(command)
         if name == "publish":
             command.add_argument("--to", metavar="PLACE", help="push the folders: hf://ORG/NAME, hf://datasets/ORG/NAME or s3://bucket/prefix")
             command.add_argument("--public", action="store_true", help="make new hub repositories public; without it they are private")
@@ -109,6 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_plan_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--images", metavar="N", type=int, help="default: as many as the published model was trained on")
+    command.add_argument("--gpus", metavar="K", type=int, help="how many GPUs every stage has")
+    command.add_argument("--gpu-type", metavar="T", help="their kind, such as a100 or h200")
+    command.add_argument("--dollars-per-gpu-hour", metavar="D", type=float, help="of one GPU; without it nothing is said of dollars")
+    command.add_argument("--bytes-per-image", metavar="B", type=float, help="mean size of a file of the source")
+    command.add_argument("--rates", metavar="FILE", help="your own table of measured rates, in the form of ccray/planning/rates.csv")
+    command.add_argument("--json", action="store_true", help="one JSON object")
+
+
 HELP = {
     "run": "walk the whole corridor and draw one picture through the endpoint",
     "catalog": "gather images that may be used, each with its licence",
@@ -119,6 +132,7 @@ HELP = {
     "publish": "write the model and dataset folders with their cards and attribution",
     "serve": "answer the OpenAI Images API",
     "show": "print a recipe",
+    "plan": "say what a recipe will take: days, GPU-hours, dollars and bytes, from measured rates",
     "status": "say what a root holds",
     "takedown": "take images down: every reader leaves them out from then on",
     "lineage": "say where an image came from, and which captions, latents and checkpoints used it",
@@ -257,12 +271,29 @@ def _show(arguments: argparse.Namespace, words: list[str]) -> int:
     recipe = _with_settings(_named(arguments.recipe), arguments, words)
     values = recipe.model_dump(mode="json")
     if not arguments.origins:
+        if recipe.name in recipes.SCORES:
+            print(f"# {recipe.name} as published: {recipes.SCORES[recipe.name]}")
         print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
         return 0
     origins = recipes.origins(recipe)
     settings = config.flatten(values)
     for key, value in settings.items():
         print(f"{key:<42} {origins[key]:<16} {json.dumps(value, ensure_ascii=False)}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, words: list[str]) -> int:
+    recipe = _with_settings(_named(arguments.recipe), arguments, words)
+    from ccray.planning import estimate, rates, telling
+
+    images = recipes.IMAGES.get(recipe.name) if arguments.images is None else arguments.images
+    given = {"--images": images, "--gpus": arguments.gpus, "--gpu-type": arguments.gpu_type}
+    missing = [option for option, value in given.items() if value is None]
+    if images is None or missing:
+        raise Refused(f"{missing[0]} is missing: ccray plan --recipe {recipe.name} --images N --gpus K --gpu-type T")
+    asked = estimate.Asked(images, arguments.gpus, arguments.gpu_type.lower(), arguments.dollars_per_gpu_hour, arguments.bytes_per_image)
+    found = estimate.plan(recipe, asked, rates.read(arguments.rates or rates.PUBLISHED))
+    print(json.dumps(telling.as_json(found), indent=2) if arguments.json else "\n".join(telling.table(found)))
     return 0
 
 
@@ -347,6 +378,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "publish": _publish,
     "serve": _serve,
     "show": _show,
+    "plan": _plan,
     "status": _status,
     "takedown": _takedown,
     "lineage": _lineage,

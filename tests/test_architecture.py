@@ -16,7 +16,7 @@ FLOORS = [
     {"sharded"},
     {"data", "training", "evaluation", "publishing", "serving"},
     {"models", "diffusion", "shapes"},
-    {"recipes", "governance"},
+    {"recipes", "governance", "planning"},
     {"components", "takedowns", "probing"},
     {"storage"},
     {"config"},
@@ -102,7 +102,12 @@ def test_a_planted_fault_is_found(tmp_path: Path, room: str, line: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["show", "--recipe", "commonart-beta", "--origins"], ["license", "CC0-1.0"], ["status", "--root", "nowhere"]],
+    [
+        ["show", "--recipe", "commonart-beta", "--origins"],
+        ["plan", "--recipe", "commoncanvas-s-c", "--gpus", "8", "--gpu-type", "a100"],
+        ["license", "CC0-1.0"],
+        ["status", "--root", "nowhere"],
+    ],
     ids=lambda command: command[0],
 )
 def test_light_commands_import_neither_ray_nor_torch(command: list[str]) -> None:
