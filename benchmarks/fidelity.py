@@ -3,13 +3,13 @@ with the averaged weights as exported and with the weights as the last update le
 
 python -m benchmarks.fidelity NAME [--folder FOLDER] [key.sub=value ...]
 
-The corridor without Ray, its captions the true ones, so that the figure speaks of training alone. What is begun in FOLDER is continued.
+The corridor without Ray, its captions the true ones, so that the figure speaks of training alone. What the same settings have begun in FOLDER is
+continued, and what they have finished is only drawn with.
 """
 
 import argparse
 import json
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,16 +66,23 @@ class Drawings:
 
 
 class Curve:
-    """A tracker that keeps the losses in a file."""
+    """A tracker that keeps losses and times in a file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, samples: int) -> None:
+        """samples: between two entries."""
+        self.path, self.samples = path, samples
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        line = {"step": step, "loss": values["loss"], "seconds": self.samples / values["samples_per_second"]}
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "loss": values["loss"]}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
     def images(self, step: int, name: str, grid: np.ndarray) -> None: ...
+
+    @property
+    def seconds(self) -> float:
+        """All that was trained, what was done twice after an interruption included."""
+        return sum(json.loads(line)["seconds"] for line in self.path.read_text().splitlines())
 
 
 def main() -> None:
@@ -87,7 +94,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     name, words = MODELS[arguments.name]
     recipe = config.build(recipes.named(name), [*words, "train.sample_every=1000000", *arguments.settings])
-    folder = arguments.folder / arguments.name
+    folder = arguments.folder / f"{arguments.name}-{_fingerprint(recipe)}"
     folder.mkdir(parents=True, exist_ok=True)
     raw, trained, seconds = _train(recipe, folder)
     assert trained.weights is not None
@@ -97,13 +104,19 @@ def main() -> None:
     print(json.dumps(_row(arguments.name, recipe, averaged, as_left, seconds)))
 
 
+def _fingerprint(recipe: Recipe) -> str:
+    """Of what decides which weights training ends with."""
+    sections = ("catalog", "encode", "train")
+    return config.fingerprint({name: config.stage_config(recipe, name) for name in sections}, {})
+
+
 def _train(recipe: Recipe, folder: Path) -> tuple[Components, Trained, float]:
-    """The model with the weights of the last update, what training left, and the seconds since this process began to train."""
-    components, data = pipeline.from_recipe(recipe), Drawings(recipe)
-    before = time.perf_counter()
-    trained = loop.train(recipe, LocalRuntime(folder / "checkpoints"), data, components, Curve(folder / "loss.jsonl"), THREADS)
+    """The model with the weights of the last update, what training left, and the seconds it took."""
+    components = pipeline.from_recipe(recipe)
+    curve = Curve(folder / "loss.jsonl", recipe.train.log_every * recipe.train.global_batch_size)
+    trained = loop.train(recipe, LocalRuntime(folder / "checkpoints"), Drawings(recipe), components, curve, THREADS)
     components.denoiser.eval()
-    return components, trained, time.perf_counter() - before
+    return components, trained, curve.seconds
 
 
 def figures(recipe: Recipe, components: Components) -> dict[str, float]:
