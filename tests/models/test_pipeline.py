@@ -246,6 +246,13 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path, what: str) ->
         load_folder(place)
 
 
+def test_a_folder_that_says_more_than_is_asked_for_is_read(tmp_path: Path) -> None:
+    """Earlier versions named the text encoder's layer."""
+    save_folder(shaken(recipe_of(tmp_path, "unet", "objective.min_snr_gamma=5", "objective.kind=v")), tmp_path / "model")
+    components = load_folder(spoil(tmp_path / "model", "ccray.json", layer=-1))
+    assert components.objective == ObjectiveConfig(kind="v", min_snr_gamma=5)
+
+
 def test_micro_conditioned_pixart_is_refused(tmp_path: Path) -> None:
     folder = spoil(folders.pixart_folder(tmp_path), "transformer/config.json", use_additional_conditions=True)
     with pytest.raises(Refused, match="conditioned on resolution and aspect ratio"):
