@@ -266,7 +266,13 @@ def test_captions_of_several_tables_are_drawn_by_weight(ray_cluster: None, tmp_p
     tables_of_three(root, recipe)
     found = train.run(recipe, root)
     assert found.rows == 40
-    assert found.inputs.keys() == {"catalog", storage.stage_of(recipe, "encode").directory, "captions/shapes-blip2", "captions/ja", "captions/source-alt"}
+    assert found.inputs.keys() == {
+        "catalog",
+        storage.stage_of(recipe, "encode").directory,
+        "captions/shapes-blip2",
+        "captions/ja",
+        "captions/source-alt",
+    }
     replayed, other = Replayed(root, recipe, "main"), Replayed(root, recipe, "main")
     other.seed += 1
     for name, data in (("replayed", replayed), ("other", other)):
