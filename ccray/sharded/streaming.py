@@ -8,7 +8,7 @@ An epoch of few shards would start Ray Data's actors anew every few steps, so se
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,9 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from ccray.config import ActorResources, EncodeConfig, Phase
 from ccray.data.loading.eligible import Doors
-from ccray.data.loading.online import CARRIED, ENCODED, EncodeOffered, offered
+from ccray.data.loading.offering import CARRIED, ENCODED, offered
 from ccray.data.pictures.pixels import LoadPixels, square_view, with_columns
-from ccray.interfaces import Failed
+from ccray.interfaces import Failed, Worker
 from ccray.sharded import journal
 from ccray.sharded.pipeline import SETTINGS, TASK_MEMORY_BYTES, device_of, threads_of
 from ccray.sharded.working import Build, InActor, in_task
@@ -42,6 +42,7 @@ class Stream:
     root: Root
     doors: Doors
     encode: EncodeConfig  # at the phase's size
+    encoder: Callable[..., Worker]  # of `PIXELS` with `CARRIED` to `ENCODED`; built as encoder(encode, device, threads)
     pool: ActorResources
     phase: Phase
     seed: int
@@ -74,7 +75,7 @@ class Stream:
         Raises:
             Failed: when a pass gave none.
         """
-        for number in (*range(self.passes), *repeat(self.passes - 1, 1 << 30)):
+        for number in chain(range(self.passes), repeat(self.passes - 1)):
             part = ray.train.get_dataset_shard(self.name(number))
             given = 0
             for table in part.iter_batches(
@@ -99,9 +100,10 @@ class Stream:
         book = journal.opened(f"{self.directory}, {self.encode.size_px} px")
         view, on = partial(square_view, size_px=self.encode.size_px), self._tasks_on()
         load: Build = (LoadPixels, (self.root, view, frozenset(), CARRIED))
-        encode: Build = (EncodeOffered, (self.encode, device_of(self.pool), threads_of(self.pool)))
+        encode: Build = (self.encoder, (self.encode, device_of(self.pool), threads_of(self.pool)))
         rows = ray.data.range(shards, override_num_blocks=shards)
-        rows = rows.map_batches(partial(self._offer, first), batch_size=1, batch_format="numpy", memory=TASK_MEMORY_BYTES, **on)
+        offer = partial(_offer, self.root, self.doors, self.seed, sorted(self.rows), first)  # not of this object: its tasks should not load torch
+        rows = rows.map_batches(offer, batch_size=1, batch_format="numpy", memory=TASK_MEMORY_BYTES, **on)
         rows = rows.repartition(target_num_rows_per_block=min(self.pool.rows_per_block, max(self.rows.values())))
         rows = rows.map_batches(
             lambda table: in_task(table, load, with_columns(CARRIED), book),
@@ -122,14 +124,15 @@ class Stream:
         )
         return rows.map_batches(_good, batch_size=None, batch_format="pyarrow", **on)
 
-    def _offer(self, first_epoch: int, batch: dict[str, Any]) -> pa.Table:
-        """Rows of the pass's shard number `batch["id"][0]`."""
-        epochs, place = divmod(int(batch["id"][0]), len(self.rows))
-        order = np.random.default_rng((self.seed, first_epoch + epochs)).permutation(sorted(self.rows))
-        return offered(self.root, self.doors, int(order[place]), self.seed, first_epoch + epochs)
-
     def _tasks_on(self) -> dict[str, Any]:
         return {"label_selector": self.pool.task_label_selector} if self.pool.task_label_selector else {}
+
+
+def _offer(root: Root, doors: Doors, seed: int, shards: list[int], first_epoch: int, batch: dict[str, Any]) -> pa.Table:
+    """Rows of the pass's shard number `batch["id"][0]`."""
+    epochs, place = divmod(int(batch["id"][0]), len(shards))
+    order = np.random.default_rng((seed, first_epoch + epochs)).permutation(shards)
+    return offered(root, doors, int(order[place]), seed, first_epoch + epochs)
 
 
 def _good(table: pa.Table) -> pa.Table:

@@ -20,7 +20,7 @@ from typing import Any
 from ccray import components, storage
 from ccray.config import Phase, Recipe, phases_of, sizes_of, trained_captions
 from ccray.data.encoding import vae_facts
-from ccray.data.loading import online, rounds
+from ccray.data.loading import offering, online, rounds
 from ccray.data.loading.eligible import Doors
 from ccray.data.loading.loader import LatentDataset, Order
 from ccray.data.loading.phased import Phased
@@ -102,7 +102,7 @@ def _latents(recipe: Recipe, root: Root, made: dict[str, Manifest]) -> list[dict
 def _counted(root: Root, recipe: Recipe, phase: Phase) -> dict[int, int]:
     """Rows of each shard that a phase may be trained on."""
     doors = _doors(recipe, phase)
-    return online.count(root, doors) if recipe.train.latents == "online" else rounds.index(root, doors).rows
+    return offering.count(root, doors) if recipe.train.latents == "online" else rounds.index(root, doors).rows
 
 
 def _part(root: Root, recipe: Recipe, stage: Stage, phase: Phase, rows: dict[int, int], step: int) -> Index | Stream:
@@ -110,7 +110,7 @@ def _part(root: Root, recipe: Recipe, stage: Stage, phase: Phase, rows: dict[int
     doors = _doors(recipe, phase)
     if recipe.train.latents == "online":
         encode = _absolute(recipe).encode.model_copy(update={"size_px": phase.size_px})
-        return Stream(root, doors, encode, recipe.resources.encode, phase, recipe.train.seed, rows, stage.directory)
+        return Stream(root, doors, encode, online.EncodeOffered, recipe.resources.encode, phase, recipe.train.seed, rows, stage.directory)
     within = min(max(step - phase.first_step, 0), phase.steps)
     return rounds.continued(root, doors, _record(stage.directory, phase), phase.global_batch_size, within)
 
