@@ -124,8 +124,10 @@ class Facts(Config, extra="ignore"):
     default_guidance: float
 
 
-def load_folder(path_or_hub: str | Path, device: str = "cpu", precision: Precision = "fp32") -> Components:
+def load_folder(path_or_hub: str | Path, device: str = "cpu", precision: Precision = "fp32", text: Any = None) -> Components:
     """Any model folder or hub name of a supported pipeline class, ours or not; safetensors only, no code of its own is run.
+
+    `text` stands for the folder's text encoder where that runs elsewhere.
 
     Raises:
         Refused: when it is not a diffusers folder, of another class, or has parts that are not understood; says which and what is.
@@ -140,15 +142,7 @@ def load_folder(path_or_hub: str | Path, device: str = "cpu", precision: Precisi
         )
         scheduler = SCHEDULERS[index["scheduler"][1]].from_pretrained(place, subfolder="scheduler")
     autoencoder = Autoencoder(place, "vae", precision, device)
-    text = TextEncoder(
-        place,
-        "text_encoder",
-        tokenizer_subfolder="tokenizer",
-        max_tokens=facts.max_tokens if facts else kind.max_tokens or 0,
-        precision=precision,
-        device=device,
-        family=kind.family,
-    )
+    text = text or _folder_text(place, kind, facts, device, precision)
     _check_network(network, text.width, autoencoder.latent_channels, str(path_or_hub))
     components = Components(
         denoiser=network.eval().to(device),
@@ -166,6 +160,18 @@ def load_folder(path_or_hub: str | Path, device: str = "cpu", precision: Precisi
     _stock(components)  # corrects the size that outdated UNets state
     components.size_px = facts.size_px if facts else network.config.sample_size * autoencoder.factor
     return components
+
+
+def _folder_text(place: str, kind: Kind, facts: "Facts | None", device: str, precision: Precision) -> TextEncoder:
+    return TextEncoder(
+        place,
+        "text_encoder",
+        tokenizer_subfolder="tokenizer",
+        max_tokens=facts.max_tokens if facts else kind.max_tokens or 0,
+        precision=precision,
+        device=device,
+        family=kind.family,
+    )
 
 
 def save_folder(components: Components, path: str | Path) -> None:
@@ -187,16 +193,17 @@ def save_folder(components: Components, path: str | Path) -> None:
     (Path(path) / FACTS_FILE).write_text(json.dumps(facts.model_dump(mode="json"), indent=2) + "\n")
 
 
-def from_recipe(recipe: Recipe, denoiser: nn.Module | None = None, device: str = "cpu") -> Components:
+def from_recipe(recipe: Recipe, denoiser: nn.Module | None = None, device: str = "cpu", text: Any = None) -> Components:
     """The model of a recipe: pretrained text encoder and VAE around `denoiser`.
 
     Without `denoiser` it is a fresh one of seed `train.seed`; with `train.start_from` that folder's, with its text encoder and objective.
+    `text` stands for the text encoder where that runs elsewhere; `text_of` is the one to save with the model.
 
     Raises:
         Refused: when parts do not fit: sizes of pictures and latents, channels, widths of text features.
     """
     if recipe.train.start_from is not None:
-        components = load_folder(recipe.train.start_from, device)
+        components = load_folder(recipe.train.start_from, device, text=text)
         components.size_px = final_size_px(recipe)
         components.denoiser = components.denoiser if denoiser is None else denoiser.to(device)
         return components
@@ -205,7 +212,7 @@ def from_recipe(recipe: Recipe, denoiser: nn.Module | None = None, device: str =
     _check_latents(recipe, autoencoder)
     return Components(
         denoiser=(fresh_denoiser(recipe) if denoiser is None else denoiser).to(device),
-        text=TextEncoder.from_config(recipe.text, device, family),
+        text=text or TextEncoder.from_config(recipe.text, device, family),
         autoencoder=autoencoder,
         scheduler=scheduler_for(recipe.objective),
         objective=recipe.objective,
@@ -216,6 +223,19 @@ def from_recipe(recipe: Recipe, denoiser: nn.Module | None = None, device: str =
         max_tokens=recipe.text.max_tokens,
         pipeline=OWN_KIND[family],
     )
+
+
+def text_of(recipe: Recipe, device: str = "cpu") -> TextEncoder:
+    """The text encoder of a recipe's model alone.
+
+    Raises:
+        Refused: when it cannot be loaded, or its features are not as wide as the recipe says.
+    """
+    start = recipe.train.start_from
+    if start is None:
+        return TextEncoder.from_config(recipe.text, device, recipe.denoiser.kind)
+    place = model_path(start)
+    return _folder_text(place, KINDS[read_index(place)["_class_name"]], _facts(place), device, "fp32")
 
 
 def fresh_denoiser(recipe: Recipe) -> nn.Module:

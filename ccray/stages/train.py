@@ -5,38 +5,53 @@ latest.json             which of them is the newest complete one (`training.shel
 rounds/                 which rows each epoch is made of (`data.rounds`); rounds-NAME/ of a further phase
 metrics.jsonl, tensorboard/, samples/
 model/, seen.parquet    once finished: the averaged weights as a diffusers folder, and what they have seen
+
+With `train.latents: online` there are no latents on the disk: `sharded.streaming` makes them beside training, without an exact order.
 """
 
 import json
-import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-
 from ccray import components, storage
-from ccray.config import Phase, Recipe, phases_of, total_steps, trained_captions
-from ccray.data.loading import rounds
+from ccray.config import Phase, Recipe, phases_of, sizes_of, trained_captions
+from ccray.data.encoding import vae_facts
+from ccray.data.loading import offering, online, rounds
 from ccray.data.loading.eligible import Doors
 from ccray.data.loading.loader import LatentDataset, Order
 from ccray.data.loading.phased import Phased
 from ccray.data.loading.rounds import Index
-from ccray.interfaces import Failed
+from ccray.interfaces import Latents
 from ccray.models import pipeline
-from ccray.sharded import connect, reason_of, say, told_meanwhile
+from ccray.models.pipeline import Components
+from ccray.sharded import connect, say, told_meanwhile
+from ccray.sharded.progress import duration
+from ccray.sharded.ranks import RayRuntime, fit
+from ccray.sharded.streaming import Stream
+from ccray.sharded.texts import Asking, text_actors
 from ccray.storage import Manifest, Root, Stage
 from ccray.training import admission, export, loop
+from ccray.training.distant import AskedAhead, DistantText
 from ccray.training.shelf import Shelf, checkpoint_name, newest_step
-from ccray.training.tracking import METRICS, FileTracker, Silence, progress_line
+from ccray.training.tracking import METRICS, FileTracker, Silence
 
 NAME = "train"
-START_SECONDS = "600"  # to reserve what the ranks need before asking anew: a machine that is only starting takes longer than the one minute of Ray
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a rank is told."""
+
+    recipe: Recipe
+    root: Root
+    directory: str
+    parts: list[tuple[Phase, Index | Stream]]  # what each phase is made of
+    holder: str  # of the run's lease
+    asking: Asking | None  # the text encoder, where it is not on the trainers
 
 
 def run(recipe: Recipe, root: Root) -> Manifest:
@@ -54,39 +69,84 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         assert found is not None
         return found
     made = storage.inputs(root, recipe, NAME)
-    admission.check(recipe, [made[one.directory].facts for one in storage.stages_of(recipe, "encode")])
+    admission.check_machines(recipe)
+    admission.check(recipe, _latents(recipe, root, made))
     phases = phases_of(recipe)
-    for phase in phases:
-        rounds.index(root, _doors(recipe, phase))  # fails before anything is started when nothing is left
+    counted = [_counted(root, recipe, phase) for phase in phases]  # fails before anything is started when nothing is left
     connect()
     with storage.running(root, stage) as manifest:
         step = newest_step(root, stage.directory)
-        counted = [_continued(root, recipe, stage, phase, step) for phase in phases]
-        for phase, one in zip(phases, counted, strict=True):
-            say(f"train: {one.total:,} images of {phase.size_px} px, {phase.steps:,} steps of {phase.global_batch_size:,}")
-        with _followed(root, stage.directory, total_steps(recipe)):
-            _fit(_absolute(recipe), root, stage, counted)
-        checkpoint = f"{stage.directory}/{checkpoint_name(total_steps(recipe))}"
-        progress = root.read_json(f"{checkpoint}/progress.json")
-        root.write(f"{stage.directory}/seen.parquet", root.read(f"{checkpoint}/seen.parquet"))
-        manifest.rows = rounds.read(root, _record(stage.directory, phases[-1]), phases[-1].global_batch_size)[-1].index.total
-        manifest.facts = {
-            "steps": progress["step"],
-            "loss": progress["last_loss"],
-            "checkpoint": checkpoint,
-            "model": f"{stage.directory}/model",
-            "seen": f"{stage.directory}/seen.parquet",
-            "parameters": progress["parameters"],
-            "images_seen": root.read_table(f"{checkpoint}/seen.parquet", columns=["key"]).num_rows,
-            "samples": progress["samples"],
-        }
+        parts = [(phase, _part(root, recipe, stage, phase, rows, step)) for phase, rows in zip(phases, counted, strict=True)]
+        for phase, rows in zip(phases, counted, strict=True):
+            say(f"{_name(phase)}: {sum(rows.values()):,} images of {phase.size_px} px, {phase.steps:,} steps of {phase.global_batch_size:,}")
+        if recipe.train.latents == "online":
+            say("train: pictures are encoded while training goes on: order and resume are not exact, and nothing is kept (train.latents)")
+        with _followed(root, stage.directory, phases):
+            _fit(_absolute(recipe), root, stage, parts)
+        manifest.rows = _rows(root, stage, parts[-1])
+        manifest.facts = _facts(root, stage, phases)
     return manifest
 
 
-def _continued(root: Root, recipe: Recipe, stage: Stage, phase: Phase, step: int) -> Index:
+def _latents(recipe: Recipe, root: Root, made: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """The facts of the latents of each size: as stored, or as this recipe's VAE would make them."""
+    if recipe.train.latents == "online":
+        storage.require_model("encode.model", recipe.encode.model)
+        return [vae_facts(recipe.encode.model_copy(update={"size_px": size_px})) for size_px in sizes_of(recipe)]
+    stages = storage.stages_of(recipe, "encode")
+    for stage in stages:
+        admission.check_shards(root, stage.directory, made[stage.directory].shards)
+    return [made[stage.directory].facts for stage in stages]
+
+
+def _counted(root: Root, recipe: Recipe, phase: Phase) -> dict[int, int]:
+    """Rows of each shard that a phase may be trained on."""
+    doors = _doors(recipe, phase)
+    return offering.count(root, doors) if recipe.train.latents == "online" else rounds.index(root, doors).rows
+
+
+def _part(root: Root, recipe: Recipe, stage: Stage, phase: Phase, rows: dict[int, int], step: int) -> Index | Stream:
     """What a phase is made of, when the run goes on at `step`."""
+    doors = _doors(recipe, phase)
+    if recipe.train.latents == "online":
+        encode = _absolute(recipe).encode.model_copy(update={"size_px": phase.size_px})
+        return Stream(root, doors, encode, online.EncodeOffered, recipe.resources.encode, phase, recipe.train.seed, rows, stage.directory)
     within = min(max(step - phase.first_step, 0), phase.steps)
-    return rounds.continued(root, _doors(recipe, phase), _record(stage.directory, phase), phase.global_batch_size, within)
+    return rounds.continued(root, doors, _record(stage.directory, phase), phase.global_batch_size, within)
+
+
+def _rows(root: Root, stage: Stage, last: tuple[Phase, Index | Stream]) -> int:
+    """Images that the last phase could be trained on at its end."""
+    phase, part = last
+    if isinstance(part, Stream):
+        return sum(part.rows.values())
+    return rounds.read(root, _record(stage.directory, phase), phase.global_batch_size)[-1].index.total
+
+
+def _facts(root: Root, stage: Stage, phases: Sequence[Phase]) -> dict[str, Any]:
+    """What the finished run says of itself; writes its `seen.parquet`."""
+    checkpoint = f"{stage.directory}/{checkpoint_name(phases[-1].end)}"
+    progress = root.read_json(f"{checkpoint}/progress.json")
+    root.write(f"{stage.directory}/seen.parquet", root.read(f"{checkpoint}/seen.parquet"))
+    return {
+        "steps": progress["step"],
+        "loss": progress["last_loss"],
+        "checkpoint": checkpoint,
+        "model": f"{stage.directory}/model",
+        "seen": f"{stage.directory}/seen.parquet",
+        "parameters": progress["parameters"],
+        "images_seen": root.read_table(f"{checkpoint}/seen.parquet", columns=["key"]).num_rows,
+        "samples": progress["samples"],
+        "skipped": progress.get("skipped", 0),
+        "seconds": round(_seconds(_metrics(root, stage.directory)), 1),
+        "phases": [{"name": one.name, "size_px": one.size_px, "first_step": one.first_step, "steps": one.steps} for one in phases],
+    }
+
+
+def _seconds(lines: Sequence[dict[str, Any]]) -> float:
+    """Time spent on the steps that count, from lines of metrics: without starts, and without what was done again after a kill."""
+    before = [0, *(line["samples"] for line in lines)]
+    return sum((line["samples"] - samples) / line["samples_per_second"] for line, samples in zip(lines, before, strict=False))
 
 
 def _doors(recipe: Recipe, phase: Phase) -> Doors:
@@ -118,106 +178,81 @@ def _absolute(recipe: Recipe) -> Recipe:
     )
 
 
-def _fit(recipe: Recipe, root: Root, stage: Stage, counted: list[Index]) -> None:
-    wanted = recipe.resources.train
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
+def _fit(recipe: Recipe, root: Root, stage: Stage, parts: list[tuple[Phase, Index | Stream]]) -> None:
     holder = root.read_json(f"{stage.directory}/{storage.LEASE}")["run"]
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"recipe": recipe, "root": root, "directory": stage.directory, "counted": counted, "holder": holder},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if wanted.gpus else "gloo"),
-        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # a lazy name: mypy sees the class of Train's first version
-            num_workers=wanted.workers,
-            use_gpu=wanted.gpus > 0,
-            resources_per_worker={"CPU": wanted.cpus} | ({"GPU": wanted.gpus} if wanted.gpus else {}),
-            label_selector=wanted.label_selector or None,
-        ),
-        run_config=RunConfig(  # type: ignore[call-arg]  # likewise
-            name=recipe.train.name,
-            storage_path=root.path(stage.staging),
-            storage_filesystem=root.filesystem,
-            failure_config=FailureConfig(max_failures=wanted.max_failures),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        cause = next(iter(error.worker_failures.values()), error) if isinstance(error, WorkerGroupError) else error
-        raise Failed(f"training stopped: {reason_of(cause)}; the newest checkpoint stays: run the same command again to continue from it") from error
+    datasets = {name: make for _, part in parts if isinstance(part, Stream) for name, make in part.datasets().items()}
+    with text_actors(recipe) as asking:
+        fit(recipe, root, stage, _work, {"work": Work(recipe, root, stage.directory, parts, holder, asking)}, datasets)
 
 
-def _followed(root: Root, directory: str, steps: int) -> AbstractContextManager[None]:
+def _followed(root: Root, directory: str, phases: Sequence[Phase]) -> AbstractContextManager[None]:
     """Tell every few seconds which lines of metrics are new: the ranks may run anywhere, and Ray's own messages need not be shown for it."""
-    told = set(_lines(root, directory))
+    told = _metrics(root, directory)
 
     def tell() -> None:
-        new = [line for line in _lines(root, directory) if line not in told]
-        for values in map(json.loads, new):
-            say(progress_line(values["step"], steps, values))
-        told.update(new)
+        nonlocal told
+        now = _metrics(root, directory)
+        for values in now:
+            if values not in told:
+                say(progress_line(phases, values))
+        told = now
 
     return told_meanwhile(tell)
 
 
-def _lines(root: Root, directory: str) -> list[bytes]:
+def _metrics(root: Root, directory: str) -> list[dict[str, Any]]:
     path = f"{directory}/{METRICS}"
-    return root.read(path).splitlines() if root.exists(path) else []
+    return [json.loads(line) for line in root.read(path).splitlines()] if root.exists(path) else []
+
+
+def progress_line(phases: Sequence[Phase], values: dict[str, Any]) -> str:
+    """A line of metrics for people: `train large: step 120/400 of 512 px  loss 0.1234  160 samples/s  3.2 h left`.
+
+    The rest of later phases is reckoned at the present rate, less in proportion to their pictures' area.
+    """
+    step, rate = values["step"], values["samples_per_second"]
+    now = next(phase for phase in phases if step <= phase.end)
+    area = now.size_px**2
+    left = sum(max(0, one.end - max(step, one.first_step)) * one.global_batch_size * one.size_px**2 / area for one in phases) / rate
+    return f"{_name(now)}: step {step - now.first_step}/{now.steps} of {now.size_px} px  loss {values['loss']:.4f}  {rate:.0f} samples/s  {duration(left)} left"
+
+
+def _name(phase: Phase) -> str:
+    return f"train {phase.name}".rstrip()
 
 
 def _work(settings: dict[str, Any]) -> None:
     """One rank, in a process of its own."""
-    recipe, root, directory = settings["recipe"], settings["root"], settings["directory"]
-    runtime = RayRuntime(Shelf(root, directory, recipe.train.keep_checkpoints, settings["holder"]))
-    parts = []
-    for phase, counted in zip(phases_of(recipe), settings["counted"], strict=True):
-        order = Order(recipe.train.seed, phase.global_batch_size, recipe.train.window_shards)
-        record = _record(directory, phase)
-        parts.append((phase, LatentDataset(root, _doors(recipe, phase), counted, order, runtime.rank, runtime.world_size, record)))
-    data = Phased(parts)
+    work: Work = settings["work"]
+    recipe, root, directory = work.recipe, work.root, work.directory
+    runtime = RayRuntime(Shelf(root, directory, recipe.train.keep_checkpoints, work.holder))
+    components, data = assembled(work, runtime.rank, runtime.world_size, runtime.device)
     tracker = FileTracker(root, directory) if runtime.rank == 0 else Silence()
-    components = pipeline.from_recipe(recipe, device=runtime.device)
     trained = loop.train(recipe, runtime, data, components, tracker, runtime.threads(recipe))
     tracker.close()
     if trained.weights is not None:
+        if work.asking is not None:
+            components = replace(components, text=pipeline.text_of(recipe))
         with tempfile.TemporaryDirectory(prefix="ccray-model-") as folder:
             export.save(components, trained.weights, Path(folder))
             root.delete(f"{directory}/model")
             root.upload(Path(folder), f"{directory}/model")
 
 
-class RayRuntime:
-    """`interfaces.Runtime` on a worker of Ray Train."""
+def assembled(work: Work, rank: int, world_size: int, device: str) -> tuple[Components, Latents]:
+    """Model and data of one rank."""
+    group = online.own_group()
+    data: Latents = Phased([(phase, _data(work, phase, part, rank, world_size, group)) for phase, part in work.parts])
+    if work.asking is None:
+        return pipeline.from_recipe(work.recipe, device=device), data
+    text = DistantText(work.asking.from_place(rank), work.asking.facts, device)
+    return pipeline.from_recipe(work.recipe, device=device, text=text), AskedAhead(data, text)
 
-    def __init__(self, shelf: Shelf) -> None:
-        context = ray.train.get_context()
-        self.device = str(get_device())
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-        self._shelf = shelf
 
-    def latest(self) -> AbstractContextManager[Path | None]:
-        """A local directory with the newest checkpoint, or None on a fresh start."""
-        return self._shelf.opened()
-
-    def report(self, metrics: dict[str, float]) -> None:
-        """Tell Ray, of metrics only: its own record of checkpoints is written in place, so a kill can tear it, and what is left of a killed run
-        may still change it under the run that follows."""
-        ray.train.report(metrics)
-
-    def put(self, step: int, directory: Path) -> None:
-        """Move this rank's files beside the others'."""
-        self._shelf.put(step, directory)
-
-    def publish(self, step: int) -> None:
-        """Say that the checkpoint is complete."""
-        self._shelf.publish(step)
-
-    def deadline(self) -> float | None:
-        """The announced end of a machine of this run; 0, which is long past, when it is announced without a time."""
-        notice = ray.train.get_preemption_info()
-        return None if notice is None else (notice.deadline_ms or 0) / 1000
-
-    def threads(self, recipe: Recipe) -> int:
-        """Torch threads of this rank: as told, or this machine's cores over its ranks."""
-        return recipe.resources.train.threads or max(1, (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size())
+def _data(work: Work, phase: Phase, part: Index | Stream, rank: int, world_size: int, group: Any) -> Latents:
+    """This rank's batches of one phase; `group` is of all ranks."""
+    train, doors = work.recipe.train, _doors(work.recipe, phase)
+    if isinstance(part, Stream):
+        return online.OnlineLatents(work.root, doors, train.seed, lambda: part.batches(phase.global_batch_size // world_size), group)
+    order = Order(train.seed, phase.global_batch_size, train.window_shards)
+    return LatentDataset(work.root, doors, part, order, rank, world_size, _record(work.directory, phase))

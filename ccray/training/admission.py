@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ccray import storage
-from ccray.config import Recipe, final_size_px, sizes_of
+from ccray.config import Recipe, final_size_px, phases_of, sizes_of
 from ccray.interfaces import Refused
 from ccray.models import pipeline
+from ccray.storage import Root
 
 
 def check(recipe: Recipe, latents: Sequence[dict[str, Any]]) -> None:
@@ -19,6 +23,57 @@ def check(recipe: Recipe, latents: Sequence[dict[str, Any]]) -> None:
     """
     for size_px, facts in zip(sizes_of(recipe), latents, strict=True):
         _check_size(recipe, size_px, facts)
+
+
+def check_shards(root: Root, directory: str, shards: dict[str, int]) -> None:
+    """Whether every file of latents that their manifest lists is there and whole.
+
+    Args:
+        root: where they lie.
+        directory: of the latents.
+        shards: file -> rows, as the manifest says.
+
+    Raises:
+        Refused: when one is missing, cannot be read, or has other rows.
+    """
+    cure = f"put it back, or remove {root.path(directory)} and run `ccray encode` again"
+    for name, rows in shards.items():
+        path = f"{directory}/{name}"
+        if not root.exists(path):
+            raise Refused(f"{root.path(path)} is missing, but {directory}/{storage.MANIFEST} lists it with {rows} rows: {cure}")
+        try:
+            with pq.ParquetFile(root.path(path), filesystem=root.filesystem) as file:
+                found = file.metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise Refused(f"{root.path(path)} cannot be read as Parquet ({' '.join(str(error).split())[:200]}): {cure}") from None
+        if found != rows:
+            raise Refused(f"{root.path(path)} has {found} rows, but {directory}/{storage.MANIFEST} lists it with {rows}: {cure}")
+
+
+def check_machines(recipe: Recipe) -> None:
+    """Whether what the recipe asks of machines goes together.
+
+    Raises:
+        Refused: when it does not, naming both sides.
+    """
+    wanted, text = recipe.resources.train, recipe.resources.text
+    least = wanted.workers if wanted.min_workers is None else wanted.min_workers
+    if least > wanted.workers:
+        raise Refused(f"resources.train.min_workers is {least}, but resources.train.workers is {wanted.workers}: expected as many at most")
+    if text is not None and text.min_actors > text.max_actors:
+        raise Refused(
+            f"resources.text.min_actors is {text.min_actors}, but resources.text.max_actors is {text.max_actors}: all of max_actors are started, "
+            "so expected as many at most"
+        )
+    for phase in phases_of(recipe):
+        size = f"train.{f'phases.{phase.name}.' if phase.name else ''}global_batch_size is {phase.global_batch_size}"
+        if phase.global_batch_size < wanted.workers:
+            raise Refused(f"{size}, but resources.train.workers is {wanted.workers}: expected a row for every rank at least")
+        uneven = [ranks for ranks in range(least, wanted.workers + 1) if phase.global_batch_size % ranks]
+        if recipe.train.latents == "online" and uneven:
+            raise Refused(
+                f"{size}, but with train.latents=online every rank gets as many rows, and {uneven[0]} ranks may share it: expected a multiple"
+            )
 
 
 def _check_size(recipe: Recipe, size_px: int, latents: dict[str, Any]) -> None:

@@ -159,6 +159,7 @@ def tables_for(root: Root, recipe: Recipe) -> None:
     for stage in (storage.stage_of(recipe, "catalog"), captions):
         finish(root, stage)
     with storage.running(root, encode) as manifest:
+        manifest.shards = {storage.shard_name(shard): 20 for shard in range(2)}
         manifest.facts = vae_facts(recipe.encode)
 
 
@@ -325,3 +326,23 @@ def test_an_empty_selection_fails(tmp_path: Path) -> None:
     root.write("takedowns/all.jsonl", "".join(json.dumps({"key": f"{key:016x}"}) + "\n" for key in [*range(20), *range(100, 120)]).encode())
     with pytest.raises(Failed, match="no image is left to train on"):
         train.run(recipe, root)
+
+
+def test_a_missing_shard_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    vae, text = folders.vae_folder(tmp_path / "vae"), folders.text_folder(tmp_path / "text")
+    denoiser = UNET.replace("cross_attention_dim: 96", "cross_attention_dim: 32")
+    recipe = config.build(recipes.named("tiny"), [*FEW_STEPS, f"encode.model={vae}", f"text.model={text}", "text.width=32", f"denoiser={denoiser}"])
+    root = Root(str(tmp_path / "root"))
+    tables_for(root, recipe)
+    root.delete(f"{storage.stage_of(recipe, 'encode').directory}/{storage.shard_name(1)}")
+    with pytest.raises(Refused, match=r"shard-00001.parquet is missing, but .*/manifest.json lists it with 20 rows"):
+        train.run(recipe, root)
+    assert not root.exists("checkpoints")
+
+
+def test_lines_for_people_name_the_phase() -> None:
+    recipe = config.build(recipes.named("tiny"), ["train.steps=10", "train.global_batch_size=8", "train.phases={large: {size_px: 64, steps: 10}}"])
+    phases, values = phases_of(recipe), {"loss": 0.5, "samples_per_second": 2.0}
+    first = train.progress_line(phases, values | {"step": 5})
+    assert first == "train: step 5/10 of 32 px  loss 0.5000  2 samples/s  3 min left"  # 5 * 8 / 2 s, and 10 * 8 / 2 s of four times the area
+    assert train.progress_line(phases, values | {"step": 16}) == "train large: step 6/10 of 64 px  loss 0.5000  2 samples/s  16 s left"

@@ -5,10 +5,10 @@ import sys
 import ray
 
 from ccray import config, recipes
-from ccray.stages import caption, catalog
+from ccray.stages import caption, catalog, train
 from ccray.storage import Root
 
 if __name__ == "__main__":
     ray.init(log_to_driver=False)
-    run = {"catalog": catalog.run, "caption": caption.run}[sys.argv[1]]
+    run = {"catalog": catalog.run, "caption": caption.run, "train": train.run}[sys.argv[1]]
     run(config.build(recipes.named("tiny"), sys.argv[3:]), Root(sys.argv[2]))

@@ -4,14 +4,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ccray import config, recipes
+from ccray import config, recipes, storage
 from ccray.config import Recipe
 from ccray.data.encoding import vae_facts
 from ccray.interfaces import Refused
-from ccray.training.admission import check
+from ccray.storage import Root
+from ccray.training.admission import check, check_machines, check_shards
 from tests import folders
+from tests.training.tables import DOORS, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,42 @@ def test_another_scale_of_the_same_weights_is_refused(models: Path) -> None:
     stock = recipe(models, f"encode.model={models / 'sd'}", "encode.subfolder=vae", f"train.start_from={models / 'sd'}")
     with pytest.raises(Refused, match=r"has scaling_factor 0\.18215, but the latents come from one with 0\.5"):
         check(stock, [vae_facts(stock.encode) | {"scaling_factor": 0.5}])
+
+
+def test_latents_that_lack_a_file_are_refused(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    for shard in range(3):
+        write_shard(root, shard, np.arange(5) + 10 * shard)
+    shards = {storage.shard_name(shard): 5 for shard in range(3)}
+    check_shards(root, DOORS.latents, shards)
+    with pytest.raises(Refused, match=r"shard-00001.parquet has 5 rows, but latents/test-32px/manifest.json lists it with 6"):
+        check_shards(root, DOORS.latents, shards | {storage.shard_name(1): 6})
+    last = f"{DOORS.latents}/{storage.shard_name(2)}"
+    root.write(last, root.read(last)[:-20])
+    with pytest.raises(Refused, match=r"shard-00002.parquet cannot be read as Parquet .*run `ccray encode` again"):
+        check_shards(root, DOORS.latents, shards)
+    root.delete(last)
+    with pytest.raises(Refused, match=r"shard-00002.parquet is missing, but latents/test-32px/manifest.json lists it with 5 rows: put it back"):
+        check_shards(root, DOORS.latents, shards)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["resources.train.min_workers=3", "resources.train.workers=2"], "resources.train.min_workers is 3, but resources.train.workers is 2"),
+        (["resources.text={min_actors: 2}"], "resources.text.min_actors is 2, but resources.text.max_actors is 1"),
+        (["resources.train.workers=5", "train.global_batch_size=4"], "train.global_batch_size is 4, but resources.train.workers is 5"),
+        (
+            ["resources.train.workers=5", "train.phases={large: {size_px: 32, steps: 5, global_batch_size: 4}}"],
+            "train.phases.large.global_batch_size is 4, but resources.train.workers is 5",
+        ),
+        (
+            ["train.latents=online", "train.global_batch_size=8", "resources.train.workers=4", "resources.train.min_workers=2"],
+            "train.global_batch_size is 8, but with train.latents=online every rank gets as many rows, and 3 ranks may share it",
+        ),
+    ],
+)
+def test_machines_that_do_not_go_together_are_refused(models: Path, words: list[str], reason: str) -> None:
+    check_machines(recipe(models, "resources.train.workers=2"))
+    with pytest.raises(Refused, match=re.escape(reason)):
+        check_machines(recipe(models, *words))

@@ -1,0 +1,60 @@
+"""Which rows a shard offers to training that encodes for itself (`train.latents: online`). Without torch: the tasks that ask this should start fast and
+stay small.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ccray import licenses, schema, storage, takedowns
+from ccray.data.loading.drawing import drawn
+from ccray.data.loading.eligible import Doors, _accepted
+from ccray.data.loading.rounds import READERS
+from ccray.interfaces import Failed
+from ccray.storage import Root
+
+CARRIED = ("caption", "table")  # beside the picture: its caption, and the directory that has it
+OFFERED = pa.schema([("key", pa.int64()), ("shard", pa.int32()), *((name, pa.string()) for name in CARRIED)])
+ENCODED = pa.schema([*(schema.LATENTS.field(name) for name in ("key", "latent_mean", "latent_std", "latent_shape", "status")), *list(OFFERED)[2:]])
+
+
+def offered(root: Root, doors: Doors, shard: int, seed: int, epoch: int) -> pa.Table:
+    """The rows of a shard that may be trained on now, in an order and with captions drawn from (seed, epoch): `OFFERED`.
+
+    As `eligible`, without a look at latents, for there are none.
+    """
+    name = storage.shard_name(shard)
+    catalog = root.read_table(f"{doors.catalog}/{name}", columns=["key", "license", "split"])
+    permitted = [text for text in pc.unique(catalog["license"]).to_pylist() if licenses.refusal(licenses.parse(text or ""), doors.policy) is None]
+    catalog = catalog.filter(pc.and_(pc.equal(catalog["split"], "train"), pc.is_in(catalog["license"], pa.array(permitted, pa.string()))))
+    captions = tuple(_accepted(root, directory, name, doors.statuses) for directory, _ in doors.captions)
+    described = np.concatenate([table["key"].to_numpy() for table in captions])
+    gone = takedowns.load(root).keys.to_numpy()
+    keys = np.setdiff1d(np.intersect1d(catalog["key"], described), gone)
+    keys = np.random.default_rng((seed, epoch, shard)).permutation(keys)
+    texts, tables = drawn(doors, seed, epoch, keys, captions)
+    names = np.array([directory for directory, _ in doors.captions], object)
+    columns = [keys, np.full(len(keys), shard), texts, names[tables]]
+    return pa.Table.from_arrays([pa.array(column, field.type) for column, field in zip(columns, OFFERED, strict=True)], schema=OFFERED)
+
+
+def count(root: Root, doors: Doors) -> dict[int, int]:
+    """Shard -> rows that may be trained on, of shards that have any.
+
+    Raises:
+        Failed: when none has.
+    """
+    shards = storage.sealed_shards(root, doors.catalog)
+    with ThreadPoolExecutor(READERS) as pool:
+        counted = list(pool.map(lambda shard: offered(root, doors, shard, 0, 0).num_rows, shards))
+    found = {shard: rows for shard, rows in zip(shards, counted, strict=True) if rows}
+    if not found:
+        tables = ", ".join(directory for directory, _ in doors.captions)
+        raise Failed(
+            f"no image is left to train on: {root.path(doors.catalog)} has {len(shards)} shards, but no row of them has a caption in {tables} with status "
+            f"{' or '.join(doors.statuses)} (train.caption_statuses), a licence that policy {doors.policy} permits, and is in the train split and not "
+            "taken down"
+        )
+    return found
