@@ -70,9 +70,11 @@ def switch(model: nn.Module, config: TrainConfig) -> None:
 
 def _compile(model: nn.Module) -> None:
     """Each block's own forward pass, so that hooks of sharding stay outside."""
+    dynamo: Any = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, RECOMPILE_LIMIT)
     for block in blocks(model):
         parts: Any = block
-        parts.forward = torch.compile(parts.forward, dynamic=False, recompile_limit=RECOMPILE_LIMIT)
+        parts.forward = torch.compile(parts.forward, dynamic=False)
 
 
 def _shard(model: nn.Module, config: TrainConfig, world_size: int, device_type: str, sharding: Sharding) -> None:

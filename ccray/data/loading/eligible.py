@@ -83,8 +83,8 @@ def admitted(root: Root, doors: Doors, shard: int, facts: dict[str, str]) -> tup
         check_facts(root, doors.latents, shard, file, facts)
         latents = file.read(["key", "status"], use_threads=False)
     keys = latents["key"].to_numpy()
-    may = contains(_permitted(root, doors, shard), keys) & pc.equal(latents["status"], "ok").to_numpy()
-    there = [may & contains(_described(root, directory, shard, doors.statuses), keys) for directory, _ in doors.captions]
+    may = contains(permitted(root, doors, shard), keys) & pc.equal(latents["status"], "ok").to_numpy()
+    there = [may & contains(described(root, directory, shard, doors.statuses), keys) for directory, _ in doors.captions]
     return keys, Admitted(len(keys), len(there), np.packbits(np.stack(there, axis=1)))
 
 
@@ -96,7 +96,7 @@ def contains(some: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return found
 
 
-def _permitted(root: Root, doors: Doors, shard: int) -> np.ndarray:
+def permitted(root: Root, doors: Doors, shard: int) -> np.ndarray:
     """Keys of the images of the train split whose licence the policy lets pass, ascending."""
     table = shards.columns(root, doors.catalog, shard, ["key", "license", "split"])
     permitted = [text for text in pc.unique(table["license"]).to_pylist() if licenses.refusal(licenses.parse(text or ""), doors.policy) is None]
@@ -104,7 +104,7 @@ def _permitted(root: Root, doors: Doors, shard: int) -> np.ndarray:
     return np.sort(table["key"].filter(may).to_numpy())
 
 
-def _described(root: Root, directory: str, shard: int, statuses: tuple[str, ...]) -> np.ndarray:
+def described(root: Root, directory: str, shard: int, statuses: tuple[str, ...]) -> np.ndarray:
     """Keys of one table that have a caption with a status of those that are asked for, ascending."""
     name = storage.shard_name(shard)
     if not root.exists(f"{directory}/{name}"):
