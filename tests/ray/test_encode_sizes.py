@@ -72,16 +72,24 @@ def begun_again(both: tuple[Recipe, Root], folder: Path) -> tuple[Recipe, Root, 
     return recipe, copy, *stages
 
 
+def waiting(recipe: Recipe, root: Root, shards: list[int]) -> Job:
+    """The map of both sizes, with all rows of some shards staged."""
+    stages = {size: encode_stage(recipe, size) for size in (32, 64)}
+    job = Job(root, stages[32], "catalog", *encode._doors(stages, facts_of(recipe.encode, [*stages])))
+    steps = encode._steps(recipe, root, [*stages])
+    for shard in shards:
+        keys = root.read_table(f"catalog/{shard_name(shard)}", columns=["key"])["key"].to_numpy()
+        rows = {"key": keys, "shard": np.full(len(keys), shard, np.int32)}
+        for step in steps:
+            rows = step.worker(*step.arguments)(rows)
+        root.write_table(f"{job.staging}/rows/shard={shard}/block.parquet", to_table(rows, steps[-1].output).drop_columns("shard"))
+    return job
+
+
 def test_sealed_in_one_table_and_not_in_the_other(both: tuple[Recipe, Root], tmp_path: Path) -> None:
     """Killed between the two seals of a shard: from what waits, without encoding anything anew; or, where nothing waits, anew."""
     recipe, root, small, large = begun_again(both, tmp_path / "waiting")
-    job = Job(root, small, "catalog", *encode._doors({32: small, 64: large}, facts_of(recipe.encode, (32, 64))))
-    keys = root.read_table(f"catalog/{shard_name(1)}", columns=["key"])["key"].to_numpy()
-    rows = {"key": keys, "shard": np.ones(len(keys), np.int32)}
-    steps = encode._steps(recipe, root, (32, 64))
-    for step in steps:
-        rows = step.worker(*step.arguments)(rows)
-    root.write_table(f"{job.staging}/rows/shard=1/block.parquet", to_table(rows, steps[-1].output).drop_columns("shard"))
+    job = waiting(recipe, root, [1])
     for shard, directory in ((1, LARGE), (2, SMALL)):
         root.delete(f"{directory}/{shard_name(shard)}")
     assert job.unsealed() == [1, 2]
@@ -138,9 +146,12 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(where: str, both: tup
     recipe = both[0]
     root = catalog_of(corridor, small_disk.parent / "root")
     (Path(root.uri) / "latents").symlink_to(small_disk)
-    free = {"staging": 48 << 10, "sealing": 420 << 10}[where]
+    if where == "sealing":
+        for stage in (encode_stage(recipe, 32), encode_stage(recipe, 64)):
+            root.write_json(f"{stage.directory}/manifest.json", both[1].read_json(f"{stage.directory}/manifest.json") | {"status": "running"})
+        waiting(recipe, root, [0, 1, 2])
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes((1 << 20) - free))
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (48 << 10)))
     with pytest.raises(Failed, match=r"(?s)latents/.*No space left on device.*run the same command again once the cause is mended") as raised:
         encode.run(recipe, root)
     print(where, raised.value)
