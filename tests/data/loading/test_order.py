@@ -71,4 +71,4 @@ def test_a_rank_of_many_touches_few_shards() -> None:
         own = np.concatenate([part.own for part in window.parts(first, rank, 128)])
         assert len(own) == 8 * 4096 // 128
         assert len(np.unique(own // 4096)) <= 2
-        assert len(np.unique(own // 256)) <= 6, "row groups of 256 rows, of 128 that the window has"
+        assert len(np.unique(own // 256)) <= 8, "row groups of 256 rows, of 128 that the window has"
