@@ -28,7 +28,10 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "fidelity_unet_epsilon": ("fidelity", "unet-epsilon"),
     "fidelity_unet_v": ("fidelity", "unet-v"),
     "fidelity_dit_flow": ("fidelity", "dit-flow"),
+    "loader": ("loader",),
 }
+# Those that need a peer's environment, and the variable that names it.
+PEERS = {"fetch_images": "CCRAY_PEER", "loader": "CCRAY_LOADER_PEER"}
 
 
 def main() -> int:
@@ -36,7 +39,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME", help=f"any of {', '.join(PROGRAMS)}; all by default")
     parser.add_argument("--save", nargs="?", const="", metavar="LABEL", help="keep the table as benchmarks/results/<date>[-LABEL].md")
     arguments = parser.parse_args()
-    at_hand = [name for name in PROGRAMS if name != "fetch_images" or "CCRAY_PEER" in os.environ]  # it needs its peer
+    at_hand = [name for name in PROGRAMS if name not in PEERS or PEERS[name] in os.environ]
     rows = [measure(name) for name in arguments.names or at_hand]
     text = table(rows)
     print(text)

@@ -81,7 +81,7 @@ def admitted(root: Root, doors: Doors, shard: int, facts: dict[str, str]) -> tup
     """
     with shards.opened(root, doors.latents, shard) as file:
         check_facts(root, doors.latents, shard, file, facts)
-        latents = file.read(["key", "status"], use_threads=False)
+        latents = file.read(["key", "status"], use_threads=False).select(["key", "status"])
     keys = latents["key"].to_numpy()
     may = contains(permitted(root, doors, shard), keys) & pc.equal(latents["status"], "ok").to_numpy()
     there = [may & contains(described(root, directory, shard, doors.statuses), keys) for directory, _ in doors.captions]

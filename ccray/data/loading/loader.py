@@ -6,12 +6,13 @@ nothing that came before is read. Of the captions that a row has one is drawn an
 
 What a rank reads: of each shard of a window the keys, because it must know whole batches; latents and captions only of its own rows, in the row
 groups that have some. With shards of 4,096 rows, 8 of them a window, SD2's latents at 256 px (16 KiB a row, mean and std) and batches of 2,048, a
-window is 512 MiB of latents. Each of 128 ranks keeps 4 MiB of it; it reads one or two shards, 64 to 128 MiB, where a shard is one row group, and
-about 12 MiB where row groups have 256 rows; and 256 KiB of keys. Which rows may be trained on is found out once in a run and kept, a bit
-a row and table of captions.
+window is 512 MiB of latents. Each of 128 ranks keeps 4 MiB of it, and reads one or two shards, 64 to 128 MiB, where a shard is one row group, but
+about 20 MiB where row groups have 256 rows; and 256 KiB of keys. Which rows may be trained on is found out once in a run and kept, a bit a row and
+table of captions: it would be nearly half of what such a rank computes (95 ms a window without, 54 ms with it).
 
-Memory in bytes, of a rank that has n rows of a window of N: two windows (one in use, the next being read) of n x (row of latents + caption) + 10 N, and
-for each of `READERS` threads one row group of latents, as stored and as decoded, and one shard's captions.
+Memory in bytes, of a rank that has n rows of a window of N: two windows (one in use, the next being read) of n x (row of latents + caption) + 26 N, and
+for each of `READERS` threads one row group of latents, as stored and twice as decoded, and one shard's captions. The latents of a batch are a part of
+its window's: who keeps a batch keeps the window.
 """
 
 from collections import deque
@@ -41,7 +42,7 @@ class _Held:
 
     window: Window
     parts: list[Part]
-    own: np.ndarray  # int64 [n]: places of this rank's rows, ascending
+    own: np.ndarray  # int64 [n]: places of this rank's rows in the order of their use
     keys: np.ndarray  # int64 [N]
     tables: np.ndarray  # int16 [N]
     latents: Latents  # n rows
@@ -89,8 +90,10 @@ class LatentDataset:
         with closing(self._windows(start_step)) as held_windows:
             for held in held_windows:
                 self.index = held.window.round.index
+                used = 0
                 for part in held.parts:
-                    pieces.append(_piece(held, part))
+                    pieces.append(_piece(held, part, used))
+                    used += len(part.own)
                     if part.last:
                         yield self._batch(pieces)
                         pieces = []
@@ -146,7 +149,7 @@ class LatentDataset:
     def _room(self, window: Window, first: int) -> _Held:
         """Room for a window of which this rank's rows are read from the epoch's row `first` on."""
         parts = window.parts(first, self.rank, self.world_size)
-        own = np.sort(np.concatenate([part.own for part in parts]))
+        own = np.concatenate([part.own for part in parts])
         count = window.bounds[-1]
         latents = Latents.empty(len(own), self._shape)
         return _Held(window, parts, own, np.empty(count, np.int64), np.empty(count, np.int16), latents, np.empty(len(own), object))
@@ -173,12 +176,13 @@ class LatentDataset:
         keys, described = keys[rows], described[rows]
         tables = drawn(self.doors, self.order.seed, window.epoch, keys, described)
         held.keys[begin:end], held.tables[begin:end] = keys, tables
-        own = slice(*np.searchsorted(held.own, [begin, end]).tolist())
-        mine = held.own[own] - begin
+        to = np.flatnonzero((held.own >= begin) & (held.own < end))
+        to = to[np.argsort(held.own[to])]
+        mine = held.own[to] - begin
         if len(mine):
             with shards.opened(self.root, self.doors.latents, shard) as file:
-                reading.fill(held.latents.part(own), file, rows[mine], shards.path(self.root, self.doors.latents, shard))
-            held.captions[own] = texts(self.root, self.doors, shard, keys[mine], tables[mine])
+                reading.fill(held.latents, to, file, rows[mine], shards.path(self.root, self.doors.latents, shard))
+            held.captions[to] = texts(self.root, self.doors, shard, keys[mine], tables[mine])
 
     def _described(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Keys of all rows of a shard, int64 [rows], and which tables describe those that may be trained on, bool [rows T]."""
@@ -203,7 +207,8 @@ def _ready(held: _Held, futures: list[Future[None]]) -> _Held:
     return held
 
 
-def _piece(held: _Held, part: Part) -> _Piece:
-    rows = np.searchsorted(held.own, part.own)
-    latents = held.latents
-    return _Piece(held.keys[part.places], held.tables[part.places], held.keys[part.own], latents.mean[rows], latents.std[rows], held.captions[rows])
+def _piece(held: _Held, part: Part, used: int) -> _Piece:
+    """What a part takes of a window, of whose own rows `used` were taken before. Nothing is copied of the latents."""
+    rows = slice(used, used + len(part.own))
+    mean, std = held.latents.mean[rows], held.latents.std[rows]
+    return _Piece(held.keys[part.places], held.tables[part.places], held.keys[part.own], mean, std, held.captions[rows])

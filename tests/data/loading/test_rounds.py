@@ -1,6 +1,7 @@
 """What is taken down while a run is going: from which step on it is gone, on which everybody agrees, and what a restart makes of it."""
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,24 @@ def test_a_takedown_is_applied_from_the_next_epoch_on(root: Root) -> None:
     second = flat(keys_of(list(itertools.islice(batches, EPOCH))))
     assert len(second) == len(set(second)) == sum(ROWS) - 5
     assert set(second) == all_keys(root) - set(gone)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_what_the_ranks_read_is_what_the_record_replays(root: Root, world_size: int) -> None:
+    """Three epochs, five images taken down in the first: each rank's rows are noted one by one, then replayed on one rank from the record alone."""
+    ranks = [dataset(root, rank=rank, world_size=world_size).batches(0) for rank in range(world_size)]
+    log: list[list[int]] = []
+    for step in range(3 * EPOCH):
+        log.append([key for rank in ranks for key in next(rank).keys.tolist()])
+        if step == 7:
+            gone = log[0][:2] + log[7][:3]
+            take_down(root, gone)
+    epochs = [Counter(flat(log[at : at + EPOCH])) for at in range(0, 3 * EPOCH, EPOCH)]
+    assert epochs[0] == Counter(all_keys(root)), "every image exactly once"
+    assert epochs[1] == epochs[2] == Counter(all_keys(root) - set(gone))
+    again = keys_of(list(itertools.islice(dataset(root).batches(0), 3 * EPOCH)))
+    assert again == log
+    assert Counter(flat(again)) == sum(epochs, Counter())
 
 
 def test_ranks_that_look_at_different_moments_agree(root: Root) -> None:
