@@ -70,9 +70,10 @@ def switch(model: nn.Module, config: TrainConfig) -> None:
 
 def _compile(model: nn.Module) -> None:
     """Each block's own forward pass, so that hooks of sharding stay outside."""
+    compiled: Any = torch.compile  # torch's own types do not know `recompile_limit`
     for block in blocks(model):
         parts: Any = block
-        parts.forward = torch.compile(parts.forward, dynamic=False, recompile_limit=RECOMPILE_LIMIT)
+        parts.forward = compiled(parts.forward, dynamic=False, recompile_limit=RECOMPILE_LIMIT)
 
 
 def _shard(model: nn.Module, config: TrainConfig, world_size: int, device_type: str, sharding: Sharding) -> None:
