@@ -55,7 +55,7 @@ def fresh(network: UNetConfig | DiTConfig) -> Any:
     model = denoiser.build(network)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.05)
+            weight.add_(0.05 * torch.randn_like(weight))
     return model
 
 
