@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/train.py --recipe commoncanvas-s-c --root s3://BUCKET/commoncanvas-s-c
 
-Submitted again, it resumes from its newest checkpoint; `train.steps=850000` and the like are given after the options.
+Submitted again, it resumes from its newest checkpoint; both phases are one run, and `train.phases.512px.steps=1000` and the like are given after the
+options.
 """
 
 import sys
