@@ -8,33 +8,54 @@ rows the tables come in the proportion of their weights only as far as they desc
 import numpy as np
 import pyarrow as pa
 
+from ccray.data.loading import shards
 from ccray.data.loading.eligible import Doors
+from ccray.interfaces import Failed
+from ccray.storage import Root
 
 GAMMA = 0x9E3779B97F4A7C15
 
 
-def drawn(doors: Doors, seed: int, epoch: int, keys: np.ndarray, captions: tuple[pa.Table, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """What each row is trained with in an epoch.
+def drawn(doors: Doors, seed: int, epoch: int, keys: np.ndarray, described: np.ndarray) -> np.ndarray:
+    """From which table each row is described in an epoch.
 
     Args:
         doors: the tables and their weights.
         seed: of the run.
         epoch: of the run, from 0.
-        keys: int64 [n], each of which at least one table has.
-        captions: of each table the rows that may be trained on (`eligible`).
+        keys: int64 [n].
+        described: which tables have a caption that may be trained on, bool [n T]; at least one of each row.
 
     Returns:
-        Texts, object [n], and the number of each one's table, int16 [n].
+        Numbers of tables, int16 [n].
     """
     weights = np.array([weight for _, weight in doors.captions])
-    there = np.stack([np.isin(keys, table["key"].to_numpy()) for table in captions], axis=1)
-    chosen = choose(seed, epoch, keys, np.where(there, weights, 0.0))
-    texts = np.empty(len(keys), object)
-    for number, table in enumerate(captions):
-        rows = np.flatnonzero(chosen == number)
-        places = np.searchsorted(table["key"].to_numpy(), keys[rows])
-        texts[rows] = table["caption"].take(pa.array(places)).to_numpy(zero_copy_only=False)
-    return texts, chosen
+    return choose(seed, epoch, keys, np.where(described, weights, 0.0))
+
+
+def texts(root: Root, doors: Doors, shard: int, keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The captions of some rows of a shard: object [n].
+
+    Args:
+        root: where the tables lie.
+        doors: the tables.
+        shard: its number.
+        keys: int64 [n].
+        chosen: the number of each row's table, int16 [n].
+
+    Raises:
+        Failed: when a table cannot be read, or has lost a row.
+    """
+    found = np.empty(len(keys), object)
+    for number in np.unique(chosen).tolist():
+        rows, directory = np.flatnonzero(chosen == number), doors.captions[number][0]
+        table = shards.columns(root, directory, shard, ["key", "caption"])
+        there = table["key"].to_numpy()
+        places = np.minimum(np.searchsorted(there, keys[rows]), len(there) - 1)
+        if (there[places] != keys[rows]).any():
+            raise Failed(f"{shards.path(root, directory, shard)} has lost captions since this run looked into it: run the same command again")
+        found[rows] = table["caption"].take(pa.array(places)).to_numpy(zero_copy_only=False)
+    return found
 
 
 def choose(seed: int, epoch: int, keys: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ccray import licenses, storage
 from ccray.config import IMPORTED
+from ccray.data.loading import shards
 from ccray.interfaces import Failed
 from ccray.licenses import Policy
 from ccray.storage import CAPTIONS, Root
 
 COLUMNS = ["key", "caption", "status"]
+FACTS = ("vae", "vae_sha256", "scaling_factor", "shift_factor", "latent_channels", "latent_size")  # that a file of latents says of itself
 
 
 @dataclass(frozen=True)
@@ -26,36 +29,91 @@ class Doors:
     statuses: tuple[str, ...] = ("ok",)  # captions that are trained on: the first words of their `status`
 
 
-def eligible(root: Root, doors: Doors, shard: int, taken_down: np.ndarray) -> tuple[np.ndarray, tuple[pa.Table, ...]]:
-    """Keys of a shard's rows that may be trained on (int64, ascending), and of each table the captions that may, of these rows and others.
+@dataclass(frozen=True)
+class Admitted:
+    """Rows of one shard's latents that may be trained on, were nothing taken down: a bit a row and table of captions, to be kept in memory."""
 
-    One caption is enough. `taken_down` are keys that may not.
+    rows: int  # of the file
+    tables: int
+    bits: np.ndarray  # uint8
+
+    def described(self) -> np.ndarray:
+        """Which tables have a caption that may be trained on, of each row that may be, bool [rows tables]."""
+        return np.unpackbits(self.bits, count=self.rows * self.tables).astype(bool).reshape(self.rows, self.tables)
+
+
+def facts_of(root: Root, doors: Doors) -> dict[str, str]:
+    """What the manifest of the latents says of the VAE that made them, of `FACTS`; nothing where there is no manifest.
 
     Raises:
-        Failed: when a table of captions has lost the shard.
+        Failed: when the manifest lists a shard that is not there.
     """
+    manifest = storage.read_manifest(root, doors.latents)
+    if manifest is None:
+        return {}
+    lost = sorted(manifest.shards.keys() - set(root.names(doors.latents)))
+    if lost:
+        more = f" (and {len(lost) - 1} more)" if lost[1:] else ""
+        path = root.path(f"{doors.latents}/{lost[0]}")
+        raise Failed(f"{path}{more} is missing, but {doors.latents}/{storage.MANIFEST} lists it: {shards.cure(root, doors.latents)}")
+    return {name: str(manifest.facts[name]) for name in FACTS if name in manifest.facts}
+
+
+def check_facts(root: Root, directory: str, shard: int, file: pq.ParquetFile, facts: dict[str, str]) -> None:
+    """Raises:
+    Failed: when a shard of latents says of itself that it is of another VAE or size than its table.
+    """
+    metadata = file.schema_arrow.metadata or {}
+    for name, expected in facts.items():
+        made = metadata.get(name.encode(), expected.encode()).decode()
+        if made != expected:
+            raise Failed(
+                f"{shards.path(root, directory, shard)} holds latents of {name} {made}, but expected {expected}, as {directory}/{storage.MANIFEST} "
+                f"has it: {shards.cure(root, directory)}"
+            )
+
+
+def admitted(root: Root, doors: Doors, shard: int, facts: dict[str, str]) -> tuple[np.ndarray, Admitted]:
+    """Keys of all rows of a shard's latents (int64, ascending), and which of them may be trained on. One caption is enough.
+
+    Raises:
+        Failed: when a file is missing, torn, or of latents that `facts` do not describe.
+    """
+    with shards.opened(root, doors.latents, shard) as file:
+        check_facts(root, doors.latents, shard, file, facts)
+        latents = file.read(["key", "status"], use_threads=False)
+    keys = latents["key"].to_numpy()
+    may = contains(_permitted(root, doors, shard), keys) & pc.equal(latents["status"], "ok").to_numpy()
+    there = [may & contains(_described(root, directory, shard, doors.statuses), keys) for directory, _ in doors.captions]
+    return keys, Admitted(len(keys), len(there), np.packbits(np.stack(there, axis=1)))
+
+
+def contains(some: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Which keys are among `some`, which ascend: bool [n]."""
+    if not len(some):
+        return np.zeros(len(keys), bool)
+    found: np.ndarray = some[np.minimum(np.searchsorted(some, keys), len(some) - 1)] == keys
+    return found
+
+
+def _permitted(root: Root, doors: Doors, shard: int) -> np.ndarray:
+    """Keys of the images of the train split whose licence the policy lets pass, ascending."""
+    table = shards.columns(root, doors.catalog, shard, ["key", "license", "split"])
+    permitted = [text for text in pc.unique(table["license"]).to_pylist() if licenses.refusal(licenses.parse(text or ""), doors.policy) is None]
+    may = pc.and_(pc.equal(table["split"], "train"), pc.is_in(table["license"], pa.array(permitted, pa.string())))
+    return np.sort(table["key"].filter(may).to_numpy())
+
+
+def _described(root: Root, directory: str, shard: int, statuses: tuple[str, ...]) -> np.ndarray:
+    """Keys of one table that have a caption with a status of those that are asked for, ascending."""
     name = storage.shard_name(shard)
-    catalog = root.read_table(f"{doors.catalog}/{name}", columns=["key", "license", "split"])
-    latents = root.read_table(f"{doors.latents}/{name}", columns=["key", "status"])
-    captions = tuple(_accepted(root, directory, name, doors.statuses) for directory, _ in doors.captions)
-    permitted = [text for text in pc.unique(catalog["license"]).to_pylist() if licenses.refusal(licenses.parse(text or ""), doors.policy) is None]
-    catalog = catalog.filter(pc.and_(pc.equal(catalog["split"], "train"), pc.is_in(catalog["license"], pa.array(permitted, pa.string()))))
-    latents = latents.filter(pc.equal(latents["status"], "ok"))
-    described = np.concatenate([table["key"].to_numpy() for table in captions])
-    keys = np.intersect1d(np.intersect1d(catalog["key"], described), latents["key"])
-    return np.setdiff1d(keys, taken_down), captions
-
-
-def _accepted(root: Root, directory: str, name: str, statuses: tuple[str, ...]) -> pa.Table:
-    """The rows of one table's shard that have a caption, with a status of those that are asked for."""
-    try:
-        table = root.read_table(f"{directory}/{name}", columns=COLUMNS)
-    except FileNotFoundError:
+    if not root.exists(f"{directory}/{name}"):
         _check_absence(root, directory, name)
-        return pa.table({"key": pa.array([], pa.int64()), "caption": pa.array([], pa.string()), "status": pa.array([], pa.string())})
+        return np.array([], np.int64)
+    table = shards.columns(root, directory, shard, COLUMNS)
     words = pc.replace_substring_regex(table["status"], "(?s):.*", "")  # "undecodable: why" is told apart by its first word
     says = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table["caption"])), 0)
-    return table.filter(pc.and_(pc.is_in(words, pa.array(statuses, pa.string())), says))
+    return np.sort(table["key"].filter(pc.and_(pc.is_in(words, pa.array(statuses, pa.string())), says)).to_numpy())
 
 
 def _check_absence(root: Root, directory: str, name: str) -> None:

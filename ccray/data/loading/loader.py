@@ -1,80 +1,63 @@
-"""Latents and captions as training batches, in an order that knows the seed and the epoch but not the number of ranks.
+"""Latents and captions as training batches, in an order that knows the seed and the epoch but not the number of ranks (`order.py`).
 
-An epoch is its shards in a drawn order; a window of shards is loaded and shuffled together; the rows that come out, window after window, are
-cut into global batches, of which only an epoch's last may be short. Every rank takes one contiguous slice of each global batch. So the
-membership of step k follows from the settings, the table and the record of what was taken down when each epoch began (`rounds.py`), and a run can
-be continued at any step by any number of ranks. Of the captions that a row has one is drawn anew in each epoch (`drawing.py`).
+Every rank takes one contiguous slice of each global batch. Membership of step k follows from the settings, the tables and the record of what was
+taken down when each epoch began (`rounds.py`), so a run is continued at any step by any number of ranks, and the step is all that it must remember:
+nothing that came before is read. Of the captions that a row has one is drawn anew in each epoch (`drawing.py`).
 
-Memory: two windows (one in use, the next being read), each `window_shards` x rows of a shard x bytes of a row with the caption that was drawn; and
-all captions of the one shard that is being read.
+What a rank reads: of each shard of a window the keys, because it must know whole batches; latents and captions only of its own rows, in the row
+groups that have some. With shards of 4,096 rows, 8 of them a window, SD2's latents at 256 px (16 KiB a row, mean and std) and batches of 2,048, a
+window is 512 MiB of latents. Each of 128 ranks keeps 4 MiB of it; it reads one or two shards, 64 to 128 MiB, where a shard is one row group, and
+about 12 MiB where row groups have 256 rows; and 256 KiB of keys. Which rows may be trained on is found out once in a run and kept, a bit
+a row and table of captions.
+
+Memory in bytes, of a rank that has n rows of a window of N: two windows (one in use, the next being read) of n x (row of latents + caption) + 10 N, and
+for each of `READERS` threads one row group of latents, as stored and as decoded, and one shard's captions.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 
-from ccray import storage, takedowns
-from ccray.data.loading.drawing import drawn
-from ccray.data.loading.eligible import Doors, eligible
-from ccray.data.loading.rounds import Index, Round, Rounds
+from ccray.data.loading import reading, shards
+from ccray.data.loading.drawing import drawn, texts
+from ccray.data.loading.eligible import Admitted, Doors, admitted, contains, facts_of
+from ccray.data.loading.order import Order, Part, Window, windows
+from ccray.data.loading.reading import Latents
+from ccray.data.loading.rounds import Index, Rounds, gone_keys
 from ccray.interfaces import Failed, LatentBatch
 from ccray.storage import Root
 
-
-@dataclass(frozen=True)
-class Order:
-    """What decides which images make up which step."""
-
-    seed: int
-    batch_size: int  # images of a global batch
-    window_shards: int
+READERS = 4  # shards read at the same time
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Some rows in order: key int64 [n], mean and std float16 [n C h w], caption object [n], the number of its table int16 [n]."""
+class _Held:
+    """A window as this rank has it: keys of all its rows and the tables of their captions, the rest of its own rows only."""
 
-    key: np.ndarray
+    window: Window
+    parts: list[Part]
+    own: np.ndarray  # int64 [n]: places of this rank's rows, ascending
+    keys: np.ndarray  # int64 [N]
+    tables: np.ndarray  # int16 [N]
+    latents: Latents  # n rows
+    captions: np.ndarray  # object [n]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a window gives to one batch: keys and tables of all its rows, the rest of this rank's."""
+
+    global_keys: np.ndarray
+    tables: np.ndarray
+    keys: np.ndarray
     mean: np.ndarray
     std: np.ndarray
-    caption: np.ndarray
-    table: np.ndarray
-
-    def take(self, places: np.ndarray) -> "_Rows":
-        return _Rows(*(getattr(self, field.name)[places] for field in fields(self)))
-
-    @staticmethod
-    def joined(parts: list["_Rows"]) -> "_Rows":
-        return _Rows(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_Rows)))
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    """One epoch, and the round that says which rows it has."""
-
-    number: int
-    round: Round
-    gone: np.ndarray  # keys that were taken down when the round began
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Rows `start` to `end` of an epoch: what was loaded, and the order in which it is used."""
-
-    epoch: _Epoch
-    start: int
-    end: int
-    rows: _Rows
-    order: np.ndarray
-
-    def places(self, first: int, last: int) -> np.ndarray:
-        """Where those of the epoch's rows `first` to `last` that lie in this window are in `rows`."""
-        return self.order[max(first - self.start, 0) : max(last - self.start, 0)]
+    captions: np.ndarray
 
 
 class LatentDataset:
@@ -94,111 +77,133 @@ class LatentDataset:
         self.rank, self.world_size = rank, world_size
         self._recorded = record is not None
         self._rounds = Rounds(root, doors, counted, order.batch_size, record)
+        self._admitted: dict[int, Admitted] = {}
 
     def batches(self, start_step: int) -> Iterator[LatentBatch]:
-        """This rank's slice of each global batch from `start_step` on, without end."""
-        windows = self._windows(start_step)
-        window, size = next(windows), self.order.batch_size
-        one = window.epoch.round
-        first = (start_step - one.first_step) % one.steps_per_epoch(size) * size
-        while True:
-            held = deque([window])
-            self.index = window.epoch.round.index
-            for start in range(first, self.index.total, size):
-                end = min(start + size, self.index.total)
-                while held[-1].end < end:
-                    held.append(next(windows))
-                while held[0].end <= start:
-                    held.popleft()
-                yield self._slice(held, start, end)
-            window, first = next(windows), 0
+        """This rank's slice of each global batch from `start_step` on, without end. To be closed: threads read ahead.
+
+        Raises:
+            Failed: when a shard is missing, torn, changed, or of other latents than the rest.
+        """
+        pieces: list[_Piece] = []
+        with closing(self._windows(start_step)) as held_windows:
+            for held in held_windows:
+                self.index = held.window.round.index
+                for part in held.parts:
+                    pieces.append(_piece(held, part))
+                    if part.last:
+                        yield self._batch(pieces)
+                        pieces = []
+                del held  # before the one after the next is begun
 
     def captions(self, count: int) -> list[str]:
         """Up to `count` different captions of the first shards, of images that are trained on now, as drawn in the first epoch."""
         found: dict[str, None] = {}
-        gone = self._gone(self.index)
+        gone = gone_keys(self.root, self.index.takedowns)
         for shard in sorted(self.index.rows):
-            texts, _ = drawn(self.doors, self.order.seed, 0, *eligible(self.root, self.doors, shard, gone))
-            found |= dict.fromkeys(texts.tolist())
+            keys, one = admitted(self.root, self.doors, shard, {})
+            described = one.described()
+            rows = np.flatnonzero(described.any(axis=1) & ~contains(gone, keys))
+            tables = drawn(self.doors, self.order.seed, 0, keys[rows], described[rows])
+            found |= dict.fromkeys(texts(self.root, self.doors, shard, keys[rows], tables).tolist())
             if len(found) >= count:
                 break
         return list(found)[:count]
 
-    def _gone(self, counted: Index) -> np.ndarray:
-        return takedowns.load(self.root, counted.takedowns).keys.to_numpy()
+    def _batch(self, pieces: list[_Piece]) -> LatentBatch:
+        def whole(name: str) -> np.ndarray:
+            found = [getattr(piece, name) for piece in pieces]
+            return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _slice(self, held: deque[_Window], start: int, end: int) -> LatentBatch:
-        size = end - start
-        first, last = start + size * self.rank // self.world_size, start + size * (self.rank + 1) // self.world_size
-        rows = _Rows.joined([window.rows.take(window.places(first, last)) for window in held])
-        keys, tables = (np.concatenate([getattr(one.rows, name)[one.places(start, end)] for one in held]) for name in ("key", "table"))
-        counts = np.bincount(tables, minlength=len(self.doors.captions)).tolist()
-        names = [directory for directory, _ in self.doors.captions]
-        return LatentBatch(rows.key, rows.mean, rows.std, list(rows.caption), keys, dict(zip(names, counts, strict=True)))
+        counts = np.bincount(whole("tables"), minlength=len(self.doors.captions)).tolist()
+        counted = dict(zip([directory for directory, _ in self.doors.captions], counts, strict=True))
+        return LatentBatch(whole("keys"), whole("mean"), whole("std"), whole("captions").tolist(), whole("global_keys"), counted)
 
-    def _windows(self, start_step: int) -> Iterator[_Window]:
+    def _windows(self, start_step: int) -> Generator[_Held]:
         """Windows in order from the one that holds the first row of `start_step`; the next one is read while this one is used.
 
         Except over the end of a recorded round: what the next one is made of is decided when it begins, not before.
         """
-        with ThreadPoolExecutor(1) as reader:
-            ahead: deque[Any] = deque()
+        pool = ThreadPoolExecutor(READERS, "ccray-latents")
+        ahead: deque[tuple[_Held, list[Future[None]]]] = deque()
+        try:
             current = self._rounds.at(start_step)
             while True:
-                for plan in self._plans(current, start_step):
-                    ahead.append(reader.submit(self._load, *plan))
+                gone = gone_keys(self.root, current.index.takedowns)
+                for window, first in windows(current, self.order, start_step):
+                    held = self._room(window, first)
+                    ahead.append((held, [pool.submit(self._read, held, number, gone) for number in range(len(window.shards))]))
+                    del held
                     if len(ahead) == 2:
-                        yield ahead.popleft().result()
+                        yield _ready(*ahead.popleft())
                 while self._recorded and ahead:
-                    yield ahead.popleft().result()
+                    yield _ready(*ahead.popleft())
                 current = self._rounds.after(current)
                 start_step = current.first_step
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _plans(self, one: Round, start_step: int) -> Iterator[tuple[_Epoch, int, int, list[int]]]:
-        """(epoch, number of the window, its first row, its shards) from the row of `start_step` to the round's end."""
-        size, rows, gone = self.order.batch_size, one.index.rows, self._gone(one.index)
-        epochs, steps = divmod(start_step - one.first_step, one.steps_per_epoch(size))
-        first = steps * size
-        for number in range(one.first_epoch + epochs, one.first_epoch + one.epochs(size)):
-            epoch = _Epoch(number, one, gone)
-            shards = np.random.default_rng((self.order.seed, number)).permutation(sorted(rows)).tolist()
-            start = 0
-            for window, place in enumerate(range(0, len(shards), self.order.window_shards)):
-                members = shards[place : place + self.order.window_shards]
-                end = start + sum(rows[shard] for shard in members)
-                if end > first:
-                    yield epoch, window, start, members
-                start = end
-            first = 0
+    def _room(self, window: Window, first: int) -> _Held:
+        """Room for a window of which this rank's rows are read from the epoch's row `first` on."""
+        parts = window.parts(first, self.rank, self.world_size)
+        own = np.sort(np.concatenate([part.own for part in parts]))
+        count = window.bounds[-1]
+        latents = Latents.empty(len(own), self._shape)
+        return _Held(window, parts, own, np.empty(count, np.int64), np.empty(count, np.int16), latents, np.empty(len(own), object))
 
-    def _load(self, epoch: _Epoch, number: int, start: int, shards: list[int]) -> _Window:
-        rows = _Rows.joined([self._shard(epoch, shard) for shard in shards])
-        order = np.random.default_rng((self.order.seed, epoch.number, number)).permutation(len(rows.key))
-        return _Window(epoch, start, start + len(rows.key), rows, order)
+    @cached_property
+    def _facts(self) -> dict[str, str]:
+        return facts_of(self.root, self.doors)
 
-    def _shard(self, epoch: _Epoch, shard: int) -> _Rows:
-        keys, captions = eligible(self.root, self.doors, shard, epoch.gone)
-        counted = epoch.round.index.rows[shard]
-        if len(keys) != counted:
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        """[C, h, w] of all latents: as the first shard that is trained on has it."""
+        shard = min(self.index.rows)
+        _, described = self._described(shard)
+        with shards.opened(self.root, self.doors.latents, shard) as file:
+            return reading.shape_of(file, int(np.argmax(described.any(axis=1))), shards.path(self.root, self.doors.latents, shard))
+
+    def _read(self, held: _Held, number: int, gone: np.ndarray) -> None:
+        """Fill in what shard `number` of a window gives."""
+        window, shard = held.window, held.window.shards[number]
+        begin, end = window.bounds[number : number + 2]
+        keys, described = self._described(shard)
+        rows = np.flatnonzero(described.any(axis=1) & ~contains(gone, keys))
+        self._check_count(shard, len(rows), end - begin)
+        keys, described = keys[rows], described[rows]
+        tables = drawn(self.doors, self.order.seed, window.epoch, keys, described)
+        held.keys[begin:end], held.tables[begin:end] = keys, tables
+        own = slice(*np.searchsorted(held.own, [begin, end]).tolist())
+        mine = held.own[own] - begin
+        if len(mine):
+            with shards.opened(self.root, self.doors.latents, shard) as file:
+                reading.fill(held.latents.part(own), file, rows[mine], shards.path(self.root, self.doors.latents, shard))
+            held.captions[own] = texts(self.root, self.doors, shard, keys[mine], tables[mine])
+
+    def _described(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys of all rows of a shard, int64 [rows], and which tables describe those that may be trained on, bool [rows T]."""
+        known = self._admitted.get(shard)
+        keys = shards.columns(self.root, self.doors.latents, shard, ["key"])["key"].to_numpy() if known else None
+        if known is None or keys is None or len(keys) != known.rows:  # purged since
+            keys, known = admitted(self.root, self.doors, shard, self._facts)
+            self._admitted[shard] = known
+        return keys, known.described()
+
+    def _check_count(self, shard: int, found: int, counted: int) -> None:
+        if found != counted:
             raise Failed(
-                f"shard {shard} of {self.root.path(self.doors.latents)} has {len(keys)} rows to train on, but {counted} were counted "
+                f"shard {shard} of {self.root.path(self.doors.latents)} has {found} rows to train on, but {counted} were counted "
                 "when this run started: its tables were changed meanwhile; run the same command again"
             )
-        latents = self.root.read_table(f"{self.doors.latents}/{storage.shard_name(shard)}", ["key", "latent_mean", "latent_std", "latent_shape"])
-        latents = latents.take(np.searchsorted(latents["key"], keys)).combine_chunks()
-        texts, tables = drawn(self.doors, self.order.seed, epoch.number, keys, captions)
-        shape = self._shape(latents, shard)
-        mean = _array(latents["latent_mean"], shape)
-        std = np.zeros_like(mean) if latents["latent_std"].null_count == len(keys) else _array(latents["latent_std"], shape)
-        return _Rows(keys, mean, std, texts, tables)
-
-    def _shape(self, latents: pa.Table, shard: int) -> tuple[int, ...]:
-        shapes = np.unique(_array(latents["latent_shape"], (3,)), axis=0)
-        if len(shapes) != 1:
-            raise Failed(f"shard {shard} of {self.root.path(self.doors.latents)} mixes latents of shapes {shapes.tolist()}: encode at one size")
-        return tuple(shapes[0].tolist())
 
 
-def _array(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:
-    """A list column without nulls as one array [n, *shape]."""
-    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)
+def _ready(held: _Held, futures: list[Future[None]]) -> _Held:
+    for future in futures:
+        future.result()
+    return held
+
+
+def _piece(held: _Held, part: Part) -> _Piece:
+    rows = np.searchsorted(held.own, part.own)
+    latents = held.latents
+    return _Piece(held.keys[part.places], held.tables[part.places], held.keys[part.own], latents.mean[rows], latents.std[rows], held.captions[rows])

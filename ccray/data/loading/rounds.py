@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ccray import storage, takedowns
-from ccray.data.loading.eligible import Doors, eligible
+from ccray.data.loading.eligible import Doors, admitted, contains, facts_of
 from ccray.interfaces import Failed
 from ccray.storage import Root
 
@@ -85,11 +87,21 @@ def index(root: Root, doors: Doors, names: tuple[str, ...] | None = None) -> Ind
 
 
 def _count(root: Root, doors: Doors, names: tuple[str, ...]) -> Index:
-    gone = takedowns.load(root, names).keys.to_numpy()
+    gone, facts = gone_keys(root, names), facts_of(root, doors)
     shards = storage.sealed_shards(root, doors.latents)
+
+    def count(shard: int) -> int:
+        keys, found = admitted(root, doors, shard, facts)
+        return int(np.count_nonzero(found.described().any(axis=1) & ~contains(gone, keys)))
+
     with ThreadPoolExecutor(READERS) as pool:
-        counted = list(pool.map(lambda shard: len(eligible(root, doors, shard, gone)[0]), shards))
+        counted = list(pool.map(count, shards))
     return Index({shard: rows for shard, rows in zip(shards, counted, strict=True) if rows}, names)
+
+
+def gone_keys(root: Root, names: tuple[str, ...]) -> np.ndarray:
+    """Keys that some files of takedowns name: int64, ascending."""
+    return np.sort(takedowns.load(root, names).keys.to_numpy())
 
 
 class Rounds:
