@@ -19,6 +19,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "caption_pipeline": ("caption_pipeline",),
     "caption_pipeline_drawings": ("caption_pipeline", "--case", "drawings"),
     "caption_memory": ("caption_memory",),
+    "encode_pipeline": ("encode_pipeline",),
     "stored_latents": ("stored_latents",),
     "served_request": ("served_request",),
     "fetch_images": ("fetch_images",),

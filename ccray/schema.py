@@ -137,16 +137,18 @@ CAPTIONS = pa.schema(
     ]
 )
 
-# latents/<vae>-<size>px/; file metadata: vae, scaling_factor, shift_factor. Arrays are C h w, flattened in C order.
+# latents/<vae>-<size>px/. Arrays are C h w, flattened in C order. Whoever reads a file alone learns the rest from its metadata: vae, model,
+# scaling_factor, shift_factor, size_px and, in `latents`, what the numbers are (`data/encoding.py`).
+_HALVES = pa.list_(pa.field("element", pa.float16(), nullable=False))  # a number that may be null takes half as long again to read
 LATENTS = pa.schema(
     [
         ("key", pa.int64()),
         ("shard", pa.int32()),
-        ("latent_mean", pa.list_(pa.float16())),  # raw
-        ("latent_std", pa.list_(pa.float16())),  # raw; null when only the mean is kept
+        ("latent_mean", _HALVES),  # raw
+        ("latent_std", _HALVES),  # raw; null when only the mean is kept
         ("latent_shape", pa.list_(pa.int32())),  # [C, h, w]; null with a status other than "ok"
-        ("crop", pa.list_(pa.int32())),  # [left, top, width, height] in pixels of the oriented original
-        ("original_size", pa.list_(pa.int32())),  # [width, height] in pixels
+        ("crop", pa.list_(pa.int32())),  # [left, top, width, height] in pixels of the oriented original; smaller than size_px: it was enlarged
+        ("original_size", pa.list_(pa.int32())),  # [width, height] in pixels, oriented
         ("status", pa.string()),
     ]
 )

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from ccray.config import Precision
+from ccray.interfaces import Refused
 from ccray.models.loading import loading
 from ccray.models.precision import DTYPES
 from ccray.storage import model_path
@@ -49,15 +50,20 @@ class Autoencoder:
         Args:
             model: a folder, a hub name, or `shapes:NAME`.
             subfolder: where the VAE lies inside it.
-            precision: of weights and activations; the answers are fp32 anyway.
+            precision: of weights and activations; the answers are fp32 anyway. In fp16 SDXL's own VAE overflows (its `force_upcast` says so, but
+                SD2's, which does not overflow, says nothing else): what is not finite its users have to look for.
             device: "cpu", "cuda:0".
 
         Raises:
-            Refused: when it cannot be loaded.
+            Refused: when it cannot be loaded, or scales its latents by more than two numbers.
         """
         with loading(f"the VAE {model}"):
             self.module = AutoencoderKL.from_pretrained(
                 model_path(model), subfolder=subfolder, torch_dtype=DTYPES[precision], use_safetensors=True, low_cpu_mem_usage=False
+            )
+        if self.module.config.latents_mean is not None or self.module.config.latents_std is not None:
+            raise Refused(
+                f"the VAE {model} scales each channel by its own latents_mean and latents_std: expected one with scaling_factor and shift_factor"
             )
         self.module.requires_grad_(False).eval().to(device)
         self.model = model

@@ -6,6 +6,8 @@ to the door's schema and writes `shard-000NN.parquet` in one atomic step. A shar
 
     sealed files -> [unsealed shards only] -> blocks of rows_per_block -> workers -> staging + checkpoint -> seal -> sealed files
 
+A map may make several tables of the same rows (latents of several sizes): rows then wait with the columns of them all, and a seal parts them.
+
     mapping.py      what is to be done, and the seals            pipeline.py   Ray Data while it runs
     working.py      a worker inside its actor or task            journal.py    rows that end their process are found and given up
     engines.py      vLLM as a step

@@ -21,6 +21,7 @@ from ccray.storage import Root
 TASK_MEMORY_BYTES = 256 << 20  # claimed by a stateless task; the claim also keeps Ray Data from running it inside the next step's actors
 FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 MOST_FOOTER_READERS = 32
+CURE = "what is done stays done: run the same command again once the cause is mended"
 WRITE_CPUS = 0.25  # of a task that writes one block: what is finished should not wait for a core behind what is not begun
 
 
@@ -149,8 +150,8 @@ def execute(plan: Plan, book: Book) -> None:
                 mode=SaveMode.APPEND,
                 ray_remote_args={"num_cpus": WRITE_CPUS, **on},
             )
-        except (ray.exceptions.RayError, SystemException) as error:
-            raise Failed(f"{plan.what}: {reason_of(error)}; what is done stays done: run the same command again once the cause is mended") from error
+        except (ray.exceptions.RayError, SystemException, OSError) as error:
+            raise Failed(f"{plan.what}: {reason_of(error)}; {CURE}") from error
 
 
 def _mapped(rows: Dataset, step: Step, blocks: int, book: Book, on: dict[str, Any]) -> Dataset:

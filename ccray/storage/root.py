@@ -3,6 +3,7 @@
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -93,11 +94,15 @@ class Root:
         target = Path(self.path(relative))
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
+        try:
+            with draft.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        except OSError as error:  # a full disk, which half a file would keep full
+            draft.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(target)) from error
 
     def create(self, relative: str, data: bytes) -> bool:
         """Write a file only if there is none; False when another was first."""
@@ -146,9 +151,16 @@ class Root:
         """One Parquet file; `filters` (pyarrow's) skip whole row groups where statistics allow."""
         return pq.read_table(self.path(relative), columns=columns, filters=filters, filesystem=self.filesystem, partitioning=None)
 
-    def write_table(self, relative: str, table: pa.Table, row_group_rows: int = 4096) -> None:
+    def write_table(self, relative: str, table: pa.Table, row_group_rows: int = 4096, plain: Sequence[str] = ()) -> None:
+        """One Parquet file. Columns in `plain`, whose numbers nothing makes smaller, are written as they are: neither dictionary, compression nor
+        statistics."""
+        how: dict[str, Any] = {"compression": "zstd"}
+        if plain:
+            leaves = _leaves(table.schema)
+            coded = [leaf for leaf in leaves if leaf.partition(".")[0] not in plain]
+            how = {"compression": {leaf: "zstd" if leaf in coded else "none" for leaf in leaves}, "use_dictionary": coded, "write_statistics": coded}
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", row_group_size=row_group_rows)
+        pq.write_table(table, sink, row_group_size=row_group_rows, **how)
         self.write(relative, sink.getvalue())
 
     def local(self, relative: str, cache: Path) -> Path:
@@ -166,3 +178,11 @@ class Root:
         """Put all files of a local folder below `relative`."""
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             self.write(f"{relative}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Paths of a table's columns in Parquet's words: `crop.list.element`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    columns = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return [columns.column(number).path for number in range(len(columns))]

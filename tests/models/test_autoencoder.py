@@ -6,9 +6,11 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 
+from ccray.config import Precision
 from ccray.interfaces import Refused
 from ccray.models.autoencoder import Autoencoder, LatentScale, final_to_raw, raw_to_final, sample_raw
 from tests import folders
+from tests.models import vaes
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +74,42 @@ def test_a_row_does_not_depend_on_its_company(folder: Path) -> None:
 def test_nothing_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="cannot be loaded"):
         Autoencoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("sd2", LatentScale(0.18215)), ("sdxl", LatentScale(0.13025)), ("fp16-fix", LatentScale(0.13025))])
+def test_published_kinds(kind: str, scale: LatentScale, tmp_path: Path) -> None:
+    """Their scale as their own configuration has it, and final latents as the stock pipelines make them of raw ones."""
+    autoencoder = Autoencoder(str(vaes.published_folder(tmp_path, kind)))
+    assert (autoencoder.factor, autoencoder.latent_channels, autoencoder.scale) == (8, 4, scale)
+    mean, std = autoencoder.encode(pixels(2))
+    assert mean.shape == std.shape == (2, 4, 4, 4)
+    stock = AutoencoderKL.from_pretrained(tmp_path)
+    noise = np.random.default_rng(1).standard_normal(mean.shape, np.float32)
+    final = raw_to_final(sample_raw(mean, std, noise), autoencoder.scale)
+    posterior = stock.encode(torch.from_numpy(pixels(2)).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+    theirs = (
+        posterior.mean + posterior.std * torch.from_numpy(noise)
+    ) * stock.config.scaling_factor  # as StableDiffusionImg2ImgPipeline.prepare_latents
+    np.testing.assert_allclose(final, theirs.detach().numpy(), atol=2e-6)
+    np.testing.assert_allclose(final_to_raw(final, autoencoder.scale), sample_raw(mean, std, noise), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 5e-3)])
+def test_lower_precision_answers_in_fp32_near_the_exact_one(precision: Precision, tolerance: float, tmp_path: Path) -> None:
+    folder = str(vaes.published_folder(tmp_path, "fp16-fix"))
+    exact, low = Autoencoder(folder).encode(pixels(2)), Autoencoder(folder, precision=precision).encode(pixels(2))
+    for one, other in zip(exact, low, strict=True):
+        assert other.dtype == np.float32
+        assert 0 < np.abs(one - other).max() <= tolerance * np.abs(one).max()
+
+
+def test_a_vae_that_overflows_in_half_precision_says_so_in_its_numbers(tmp_path: Path) -> None:
+    folder = str(vaes.overflowing_folder(tmp_path))
+    assert np.isfinite(Autoencoder(folder).encode(pixels(1))[0]).all()
+    assert not np.isfinite(Autoencoder(folder, precision="fp16").encode(pixels(1))[0]).all()
+
+
+def test_a_scale_of_each_channel_is_refused(tmp_path: Path) -> None:
+    folder = vaes.published_folder(tmp_path, "sdxl", latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    with pytest.raises(Refused, match="scales each channel by its own latents_mean and latents_std: expected one with scaling_factor"):
+        Autoencoder(str(folder))
