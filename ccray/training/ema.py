@@ -14,34 +14,48 @@ def local(tensor: Tensor) -> Tensor:
 
 
 class Ema:
-    """average <- decay * average + (1 - decay) * weights after each update of a phase's window; the weights themselves outside of it."""
+    """average <- decay * average + (1 - decay) * weights after each update of a phase's window; outside of it there is no average, and no copy."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
+        self.average: dict[str, Tensor] = {}  # by the names of the model's parameters; empty outside of a window
         self._model = model
-        self.average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def open(self) -> None:
+        """Begin a window with the weights as they are; one that is open stays as it is."""
+        if not self.average:
+            self.average = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
+
+    def close(self) -> None:
+        """Forget the average."""
+        self.average = {}
 
     @torch.no_grad()
-    def update(self, averages_now: bool) -> None:
-        """Take in the weights as an update left them; `averages_now`: it is one of those that are averaged."""
-        averages, weights = self._both()
-        if averages_now:
-            torch._foreach_lerp_(averages, weights, 1 - self.decay)
-        else:
-            torch._foreach_copy_(averages, weights)
+    def update(self, made: Tensor) -> None:
+        """Take in the weights as an update left them.
+
+        Args:
+            made: bool scalar on the weights' device; where it is false, the update was skipped and the average stays.
+        """
+        if self.average:
+            averages, weights = self._both()
+            share = made.to(averages[0].dtype) * (1 - self.decay)
+            torch._foreach_lerp_(averages, weights, [share] * len(averages))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model with averaged weights; afterwards it has its own again, bit for bit."""
+        """The model with averaged weights, where there are any; afterwards it has its own again, bit for bit."""
         averages, weights = self._both()
         with torch.no_grad():
             kept = [weight.clone() for weight in weights]
-            torch._foreach_copy_(weights, averages)
+            for weight, average in zip(weights, averages, strict=True):
+                weight.copy_(average)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(weights, kept)
+                for weight, own in zip(weights, kept, strict=True):
+                    weight.copy_(own)
 
     def _both(self) -> tuple[list[Tensor], list[Tensor]]:
         weights = dict(self._model.named_parameters())

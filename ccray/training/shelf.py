@@ -1,9 +1,11 @@
-"""Where a run's checkpoints stand: `step-00000100/`, and `latest.json`, which names the newest complete one.
+"""Where a run's checkpoints stand: `step-00000100/`, and `latest.json`, which names the complete ones.
 
 A checkpoint counts once `latest.json` names it, and that file is written in one atomic step after all ranks' files are there. So a kill
-at any moment leaves the newest complete checkpoint named, and no record of a launcher has to agree with the disk.
+at any moment leaves the newest complete checkpoint named, and no record of a launcher has to agree with the disk. Who deletes the directory of
+the newest one goes back to the one before it.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +26,17 @@ def checkpoint_name(step: int) -> str:
 
 def newest_step(root: Root, directory: str) -> int:
     """Updates made by the newest complete checkpoint of a run; 0 when there is none."""
+    complete = _complete(root, directory)
+    return int(complete[-1].removeprefix("step-")) if complete else 0
+
+
+def _complete(root: Root, directory: str) -> list[str]:
+    """Names of the complete checkpoints that are still there, oldest first."""
     pointer = f"{directory}/{LATEST}"
-    return int(root.read_json(pointer)["checkpoint"].removeprefix("step-")) if root.exists(pointer) else 0
+    if not root.exists(pointer):
+        return []
+    found = root.read_json(pointer)
+    return [name for name in found.get("complete", [found["checkpoint"]]) if root.names(f"{directory}/{name}")]
 
 
 class Shelf:
@@ -43,11 +54,11 @@ class Shelf:
     @contextmanager
     def opened(self) -> Iterator[Path | None]:
         """The newest checkpoint as local files; None when there is none."""
-        pointer = f"{self._directory}/{LATEST}"
-        if not self._root.exists(pointer):
+        complete = _complete(self._root, self._directory)
+        if not complete:
             yield None
             return
-        place = self._root.path(f"{self._directory}/{self._root.read_json(pointer)['checkpoint']}")
+        place = self._root.path(f"{self._directory}/{complete[-1]}")
         if self._root.is_local:
             yield Path(place)
             return
@@ -60,6 +71,8 @@ class Shelf:
         place = self._root.path(f"{self._directory}/{checkpoint_name(step)}")
         self._root.filesystem.create_dir(place)
         fs.copy_files(str(folder), place, source_filesystem=fs.LocalFileSystem(), destination_filesystem=self._root.filesystem)
+        if self._root.is_local:
+            _flush(Path(place), [path.name for path in folder.iterdir()])
         shutil.rmtree(folder)
 
     def publish(self, step: int) -> None:
@@ -70,9 +83,20 @@ class Shelf:
         """
         if self._holder is not None and self._root.read_json(f"{self._directory}/{LEASE}")["run"] != self._holder:
             raise Failed(f"another run has taken over {self._root.path(self._directory)}: this one ends")
-        self._root.write_json(f"{self._directory}/{LATEST}", {"checkpoint": checkpoint_name(step)})
-        found = [name for name in self._root.names(self._directory) if name.startswith("step-")]
-        kept = [name for name in found if name <= checkpoint_name(step)][-self._keep :]
-        for name in found:
-            if name not in kept:
-                self._root.delete(f"{self._directory}/{name}")
+        name = checkpoint_name(step)
+        before = [one for one in _complete(self._root, self._directory) if one < name]
+        kept = [*before, name][-self._keep :]
+        self._root.write_json(f"{self._directory}/{LATEST}", {"checkpoint": name, "complete": kept})
+        for found in self._root.names(self._directory):
+            if found.startswith("step-") and found not in kept:
+                self._root.delete(f"{self._directory}/{found}")
+
+
+def _flush(place: Path, names: list[str]) -> None:
+    """To the disk itself, before a file that names them is."""
+    for path in [*(place / name for name in names), place]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

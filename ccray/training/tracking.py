@@ -1,29 +1,53 @@
-"""Where a run's curves and pictures go: `metrics.jsonl`, TensorBoard's event files, and PNGs, all below the run's directory under the root."""
+"""Where a run's curves and pictures go: `metrics.jsonl`, TensorBoard's event files, and PNGs, all below the run's directory under the root;
+and services beside them, where they are asked for."""
 
 import io
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from ccray.interfaces import Tracker
 from ccray.storage import Root
+from ccray.training.weights_and_biases import WandbTracker
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
 EVENTS = "tensorboard"
 
 
+MEASURED = ("samples_per_second", "seconds_per_step", "memory_mib", "peak_share")  # what differs between two runs of the same numbers
+
+
 def progress_line(step: int, steps: int, values: dict[str, float]) -> str:
     """One line of metrics for people: `train: step 120/1000  loss 0.1234  160 samples/s  0:05:52 left`."""
-    seconds = (steps - step) * values["samples"] / step / values["samples_per_second"]
-    minutes, seconds = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round((steps - step) * values["seconds_per_step"]), 60)
     left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-    return f"train: step {step}/{steps}  loss {values['loss']:.4f}  {values['samples_per_second']:.0f} samples/s  {left} left"
+    loss = f"{values['loss']:.4f}" if "loss" in values else "no number"
+    skipped = f"  {values['skipped']} skipped" if values["skipped"] else ""
+    return f"train: step {step}/{steps}  loss {loss}{skipped}  {values['samples_per_second']:.0f} samples/s  {left} left"
+
+
+class ClosingTracker(Tracker, Protocol):
+    """A tracker that is told when the run ends."""
+
+    def close(self) -> None: ...
+
+
+def opened(root: Root, directory: str, others: Sequence[str] = ()) -> ClosingTracker:
+    """Files under the run's directory, and what `resources.train.trackers` names beside them.
+
+    Raises:
+        Refused: when a package for one of those is not installed.
+    """
+    kinds = {"wandb": WandbTracker}
+    return Several([FileTracker(root, directory), *(kinds[name](root, directory) for name in others)])
 
 
 class FileTracker:
@@ -76,6 +100,28 @@ class FileTracker:
             self._events.flush()
             if not self._root.is_local:
                 self._root.upload(self._folder, f"{self._directory}/{EVENTS}")
+
+
+class Several:
+    """Trackers that are all told the same."""
+
+    def __init__(self, trackers: Sequence[ClosingTracker]) -> None:
+        self._trackers = trackers
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Pass it on."""
+        for tracker in self._trackers:
+            tracker.scalars(step, values)
+
+    def images(self, step: int, name: str, grid: np.ndarray) -> None:
+        """Pass it on."""
+        for tracker in self._trackers:
+            tracker.images(step, name, grid)
+
+    def close(self) -> None:
+        """Close them all."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 class Silence:

@@ -17,7 +17,7 @@ from ccray.models import pipeline
 from ccray.storage import Root, Stage
 from ccray.training.local import LocalRuntime
 from ccray.training.loop import Trained, train
-from ccray.training.tracking import FileTracker, Silence
+from ccray.training.tracking import MEASURED, FileTracker, Silence
 from tests import folders
 from tests.training.datasets import Interruption, OtherWords, UntilStep
 
@@ -131,9 +131,9 @@ class Place:
         return None
 
     def metrics(self, name: str) -> list[dict[str, float]]:
-        """Lines of metrics, without what a clock says."""
+        """Lines of metrics, without what a clock or the machine says."""
         lines = [json.loads(line) for line in self.root.read(f"{name}/metrics.jsonl").splitlines()]
-        return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
+        return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def make_place(path: Path) -> Place:

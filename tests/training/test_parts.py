@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ccray.config import TrainConfig
 from ccray.storage import Root
 from ccray.training import optimizer
-from ccray.training.checkpoint import Seen
+from ccray.training.seen import Seen
 from ccray.training.draws import draw
 from ccray.training.ema import Ema
 from ccray.training.features import WIDTH, Features
@@ -58,26 +58,40 @@ def test_captions_are_dropped_at_the_asked_rate_step_after_step(rate: float) -> 
     assert not np.array_equal(dropped[0], dropped[1])
 
 
+YES, NO = torch.tensor(True), torch.tensor(False)
+
+
 def test_the_average_is_the_formula() -> None:
-    """average_k = decay * average_(k-1) + (1 - decay) * weights_k inside the window, the weights before; number by number."""
+    """average_k = decay * average_(k-1) + (1 - decay) * weights_k inside the window, from the weights before it; number by number."""
     torch.manual_seed(0)
     model = nn.Linear(3, 2).double()
     ema = Ema(model, decay=0.9)
-    slow = model.weight.detach().numpy().copy()
-    for step in range(6):
+    for step in range(8):
+        if step == 2:
+            slow = model.weight.detach().numpy().copy()
+            ema.open()
+        made = YES if step != 5 else NO
         with torch.no_grad():
-            model.weight += torch.randn_like(model.weight)
-        ema.update(step >= 2)
+            model.weight += torch.randn_like(model.weight) * made
+        ema.update(made)
+        assert bool(ema.average) == (step >= 2), "no copy is held outside of the window"
+        if step < 2:
+            continue
         weights = model.weight.detach().numpy()
         for place in np.ndindex(*slow.shape):
-            slow[place] = 0.9 * slow[place] + 0.1 * weights[place] if step >= 2 else weights[place]
+            slow[place] = 0.9 * slow[place] + 0.1 * weights[place] if made else slow[place]
         np.testing.assert_allclose(ema.average["weight"].numpy(), slow, rtol=1e-12)
+    ema.close()
+    assert ema.average == {}
 
 
 def test_the_average_is_applied_and_taken_back() -> None:
     model = nn.Linear(3, 2)
     ema = Ema(model, decay=0.5)
     own = model.weight.detach().clone()
+    with ema.applied():
+        assert torch.equal(model.weight, own), "without an average the model is itself"
+    ema.open()
     ema.average["weight"].fill_(7)
     with ema.applied():
         assert torch.equal(model.weight, torch.full((2, 3), 7.0))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ccray.training.checkpoint import Seen
+from ccray.training.seen import Seen
 from tests.training import ranks
 from tests.training.ranks import Job
 from tests.training.tables import DIT, UNET, Place

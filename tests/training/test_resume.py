@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ccray.training.checkpoint import Progress, Seen
+from ccray.training.checkpoint import Progress
+from ccray.training.seen import Seen
 from ccray.training.local import LocalRuntime
 from tests.training.tables import DIT, UNET, Place
 
@@ -84,5 +85,5 @@ def test_a_deadline_is_honoured(place: Place, tmp_path: Path, deadlines: list[fl
 
 
 def test_progress_survives_json() -> None:
-    progress = Progress(step=3, loss_sum=0.1 + 0.2, last_loss=1 / 3)
+    progress = Progress(step=3, sums=[0.1 + 0.2, 1e-300], last_loss=1 / 3, settings={"train.betas": [0.9, 0.999]})
     assert Progress(**json.loads(json.dumps(dataclasses.asdict(progress)))) == progress

@@ -69,4 +69,4 @@ def test_a_run_that_lost_its_lease_publishes_nothing(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="another run has taken over"):
         first.publish(2)
     assert newest(first) == {"part"}
-    assert json.loads(root.read("run/latest.json")) == {"checkpoint": "step-00000001"}
+    assert json.loads(root.read("run/latest.json")) == {"checkpoint": "step-00000001", "complete": ["step-00000001"]}

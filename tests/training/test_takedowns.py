@@ -12,7 +12,7 @@ from ccray.models import pipeline
 from ccray.schema import hex_key
 from ccray.storage import Root
 from ccray.takedowns import Record
-from ccray.training.checkpoint import Seen
+from ccray.training.seen import Seen
 from ccray.training.local import LocalRuntime
 from ccray.training.loop import Trained, train
 from ccray.training.shelf import newest_step
