@@ -25,6 +25,9 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "fetch_images": ("fetch_images",),
     "catalog_memory": ("catalog_memory",),
     "duplicates": ("duplicates",),
+    "fidelity_unet_epsilon": ("fidelity", "unet-epsilon"),
+    "fidelity_unet_v": ("fidelity", "unet-v"),
+    "fidelity_dit_flow": ("fidelity", "dit-flow"),
 }
 
 

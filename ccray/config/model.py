@@ -8,15 +8,21 @@ from ccray.config.base import Config, Precision, Slug
 
 
 class TextConfig(Config):
-    """The frozen text encoder, run beside training."""
+    """The frozen text encoder, run beside training.
+
+    SD2's text encoder is OpenCLIP-H without its last layer. From the whole OpenCLIP-H the same features come with
+    `model=laion/CLIP-ViT-H-14-laion2B-s32B-b79K layer=-2 tokenizer=stabilityai/stable-diffusion-2-base tokenizer_subfolder=tokenizer`:
+    its own tokenizer pads with another token, which the UNet sees.
+    """
 
     encoder: Slug = "shapes-clip"
     model: str = "shapes:text"
     subfolder: str | None = None
+    tokenizer: str | None = None  # folder or hub name; None = `model`
     tokenizer_subfolder: str | None = None
     max_tokens: int = Field(24, ge=1)
     width: int = Field(96, ge=1)  # of a token's feature
-    layer: int = -1  # hidden state taken; -1 = the last, after the final norm
+    layer: int = -1  # where the encoder ends, its final norm after it: -1 = after its last layer, -2 = after the one before, 1 = after the first
     precision: Precision = "fp32"
 
 
@@ -71,7 +77,7 @@ class ObjectiveConfig(Config):
     logit_mean: float = 0.0
     logit_std: float = 1.0
     flow_shift: float = Field(1.0, gt=0)
-    min_snr_gamma: float | None = Field(None, gt=0)  # epsilon and v: losses weighted by min(SNR, gamma) (arXiv 2303.09556)
+    min_snr_gamma: float | None = Field(None, gt=0)  # epsilon and v: squared errors of the final latents weigh min(SNR, gamma) (arXiv 2303.09556)
     zero_terminal_snr: bool = False  # v: the last step is pure noise (arXiv 2305.08891)
 
     @model_validator(mode="after")
@@ -80,6 +86,19 @@ class ObjectiveConfig(Config):
             raise ValueError(f"zero_terminal_snr is true with kind {self.kind!r}: expected kind 'v', for noise alone does not tell what to predict")
         if self.min_snr_gamma is not None and self.kind == "flow":
             raise ValueError(f"min_snr_gamma is {self.min_snr_gamma} with kind 'flow': expected epsilon or v")
+        if self.min_snr_gamma is not None and self.zero_terminal_snr:
+            raise ValueError(
+                f"min_snr_gamma is {self.min_snr_gamma} with zero_terminal_snr: expected one of them, "
+                "for a step without signal would weigh nothing and never be learned, while every picture begins there"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "ObjectiveConfig":
+        if self.learned_sigma and self.kind == "flow":
+            raise ValueError("learned_sigma is true with kind 'flow': expected epsilon or v, for a flow has no variance to learn")
+        if self.flow_shift != 1 and self.kind != "flow":
+            raise ValueError(f"flow_shift is {self.flow_shift} with kind {self.kind!r}: expected kind 'flow'")
         return self
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ccray.config import ObjectiveConfig
-from ccray.diffusion.schedule import alphas_cumprod, betas, coefficients
+from ccray.diffusion.schedule import alphas_cumprod, betas, coefficients, signal_to_noise
 
 # Weight of the variational bound beside the simple loss: Improved DDPM (arXiv 2102.09672), equation 16.
 BOUND_WEIGHT = 0.001
@@ -33,10 +33,11 @@ def target(final: Tensor, noise: Tensor, timesteps: Tensor, objective: Objective
 
 
 def loss_per_row(prediction: Tensor, final: Tensor, noise: Tensor, timesteps: Tensor, objective: ObjectiveConfig) -> Tensor:
-    """The training loss of each row, [B]: mean squared error, with `learned_sigma` plus the variational bound.
+    """The training loss of each row, [B]: mean squared error times the row's weight, with `learned_sigma` plus the variational bound.
 
     The hybrid of Improved DDPM (arXiv 2102.09672), equation 16: L_simple + 0.001 L_vlb, where L_vlb is estimated as
-    num_train_timesteps times the term of the drawn timestep and does not move the mean.
+    num_train_timesteps times the term of the drawn timestep and does not move the mean. The weight is L_simple's alone: the bound
+    brings its own.
 
     Args:
         prediction: B C h w, or B 2C h w with `learned_sigma`: mean's part, then variance's.
@@ -46,11 +47,23 @@ def loss_per_row(prediction: Tensor, final: Tensor, noise: Tensor, timesteps: Te
         objective: what `prediction` means.
     """
     if not objective.learned_sigma:
-        return _mean(_squared_error(prediction, final, noise, timesteps, objective))
+        return _simple(prediction, final, noise, timesteps, objective)
     mean_part, variance_part = prediction.chunk(2, dim=1)
-    simple = _mean(_squared_error(mean_part, final, noise, timesteps, objective))
+    simple = _simple(mean_part, final, noise, timesteps, objective)
     bound = variational_bound(mean_part.detach(), variance_part, final, noise, timesteps, objective)
     return simple + BOUND_WEIGHT * objective.num_train_timesteps * bound
+
+
+def loss_weight(timesteps: Tensor, objective: ObjectiveConfig) -> Tensor:
+    """What each row's squared error weighs, float64 [B]: 1, or min-SNR.
+
+    Min-SNR (arXiv 2303.09556) weighs the squared error of the final latents by min(SNR, gamma). That of epsilon is
+    SNR times as large, that of v SNR + 1 times, so they weigh min(SNR, gamma) / SNR and min(SNR, gamma) / (SNR + 1).
+    """
+    if objective.min_snr_gamma is None:
+        return torch.ones(len(timesteps), dtype=torch.float64, device=timesteps.device)
+    ratio = signal_to_noise(timesteps, objective)
+    return ratio.clamp(max=objective.min_snr_gamma) / (ratio if objective.kind == "epsilon" else ratio + 1)
 
 
 def variational_bound(
@@ -141,8 +154,10 @@ def _broadcast(rows: Tensor, like: Tensor) -> Tensor:
     return rows.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
-def _squared_error(prediction: Tensor, final: Tensor, noise: Tensor, timesteps: Tensor, objective: ObjectiveConfig) -> Tensor:
-    return (prediction - target(final, noise, timesteps, objective)).square()
+def _simple(prediction: Tensor, final: Tensor, noise: Tensor, timesteps: Tensor, objective: ObjectiveConfig) -> Tensor:
+    """DDPM's equation 14, weighted, [B]."""
+    error = _mean((prediction - target(final, noise, timesteps, objective)).square())
+    return error * loss_weight(timesteps, objective).to(error.device, error.dtype)
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -13,10 +13,22 @@ from ccray.config import ObjectiveConfig
 
 @lru_cache(maxsize=32)
 def betas(objective: ObjectiveConfig) -> Tensor:
-    """Variances added at each step (float64, T): `linear` of DDPM (arXiv 2006.11239, section 4) or `scaled_linear` of latent diffusion."""
+    """Variances added at each step (float64, T): `linear` of DDPM (arXiv 2006.11239, section 4) or `scaled_linear` of latent diffusion.
+
+    With `zero_terminal_snr` the last is 1, so that the last step holds no signal.
+    """
     power = 0.5 if objective.beta_schedule == "scaled_linear" else 1.0
     ends = objective.beta_start**power, objective.beta_end**power
-    return torch.linspace(*ends, objective.num_train_timesteps, dtype=torch.float64) ** (1 / power)
+    plain = torch.linspace(*ends, objective.num_train_timesteps, dtype=torch.float64) ** (1 / power)
+    return without_terminal_signal(plain) if objective.zero_terminal_snr else plain
+
+
+def without_terminal_signal(plain: Tensor) -> Tensor:
+    """Betas (T) whose signal falls to 0 at the last step and is as before at the first: arXiv 2305.08891, algorithm 1."""
+    root = torch.cumprod(1 - plain, dim=0).sqrt()
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    signal = root.square()
+    return 1 - torch.cat([signal[:1], signal[1:] / signal[:-1]])
 
 
 @lru_cache(maxsize=32)
@@ -36,6 +48,12 @@ def coefficients(timesteps: Tensor, objective: ObjectiveConfig) -> tuple[Tensor,
         return 1 - sigma, sigma
     signal = alphas_cumprod(objective).to(timesteps.device)[timesteps.long()]
     return signal.sqrt(), (1 - signal).sqrt()
+
+
+def signal_to_noise(timesteps: Tensor, objective: ObjectiveConfig) -> Tensor:
+    """alpha^2 / sigma^2 of each row's noise level, float64 [B]."""
+    alpha, sigma = coefficients(timesteps, objective)
+    return (alpha / sigma).square()
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:

@@ -114,12 +114,11 @@ class Components:
         return denoisers.predict(self.denoiser, latents, timesteps, features, mask)
 
 
-class Facts(Config):
+class Facts(Config, extra="ignore"):
     """`ccray.json`: what a diffusers folder does not say."""
 
     objective: ObjectiveConfig
     max_tokens: int
-    layer: int
     size_px: int
     default_steps: int
     default_guidance: float
@@ -169,7 +168,6 @@ def _folder_text(place: str, kind: Kind, facts: "Facts | None", device: str, pre
         "text_encoder",
         tokenizer_subfolder="tokenizer",
         max_tokens=facts.max_tokens if facts else kind.max_tokens or 0,
-        layer=facts.layer if facts else -1,
         precision=precision,
         device=device,
         family=kind.family,
@@ -188,7 +186,6 @@ def save_folder(components: Components, path: str | Path) -> None:
     facts = Facts(
         objective=components.objective,
         max_tokens=components.max_tokens,
-        layer=components.text.layer,
         size_px=components.size_px,
         default_steps=components.default_steps,
         default_guidance=components.default_guidance,
@@ -264,6 +261,8 @@ def scheduler_for(objective: ObjectiveConfig) -> DPMSolverMultistepScheduler:
         beta_start=objective.beta_start,
         beta_end=objective.beta_end,
         prediction_type="epsilon" if objective.kind == "epsilon" else "v_prediction",
+        rescale_betas_zero_snr=objective.zero_terminal_snr,
+        timestep_spacing="trailing" if objective.zero_terminal_snr else "linspace",  # begins at the last step (arXiv 2305.08891, table 2)
         steps_offset=1,
     )
 
@@ -280,18 +279,24 @@ def objective_of(scheduler: Any, denoiser: Any) -> ObjectiveConfig:
         raise Refused(f"the scheduler's prediction_type is {prediction!r}: expected one of {', '.join(OBJECTIVES)}")
     flow = OBJECTIVES[prediction] == "flow"
     beta_schedule = settings.get("beta_schedule", "scaled_linear")
-    if not flow and (beta_schedule not in ("linear", "scaled_linear") or settings.get("trained_betas") or settings.get("rescale_betas_zero_snr")):
+    if not flow and (beta_schedule not in ("linear", "scaled_linear") or settings.get("trained_betas")):
         raise Refused(
             f"the scheduler's noise schedule ({beta_schedule!r}, perhaps with betas of its own) is not known: expected linear or scaled_linear"
         )
-    values = {
+    values: dict[str, Any] = {
         "kind": OBJECTIVES[prediction],
         "learned_sigma": denoiser.config.out_channels == 2 * denoiser.config.in_channels,
         "num_train_timesteps": settings["num_train_timesteps"],
     }
     if flow:
-        return ObjectiveConfig(**values, flow_shift=settings.get("flow_shift", 1.0))
-    return ObjectiveConfig(**values, beta_schedule=beta_schedule, beta_start=settings["beta_start"], beta_end=settings["beta_end"])
+        values |= {"flow_shift": settings.get("flow_shift", 1.0)}
+    else:
+        values |= {"beta_schedule": beta_schedule, "beta_start": settings["beta_start"], "beta_end": settings["beta_end"]}
+        values |= {"zero_terminal_snr": bool(settings.get("rescale_betas_zero_snr"))}
+    try:
+        return ObjectiveConfig(**values)
+    except ValidationError as error:
+        raise Refused(f"the scheduler's configuration cannot be trained with: {one_line(error)}") from None
 
 
 def read_index(place: str) -> dict[str, Any]:

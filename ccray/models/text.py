@@ -53,14 +53,16 @@ class TextEncoder:
             tokenizer: folder or hub name; None = `model`.
             tokenizer_subfolder: where the tokenizer lies inside that; None = `subfolder` when `tokenizer` is None.
             max_tokens: every caption is padded or cut to this many; 0 = as many as the tokenizer says.
-            layer: hidden state taken; -1 = the last, after the final norm.
+            layer: where the encoder ends: -1 = after its last layer, -2 = after the one before, 1 = after the first. What lies above is not
+                loaded and its final norm follows, so that a folder it is saved to gives the same features to whoever loads it. (The
+                `hidden_states[layer]` of transformers are those before the norm.)
             precision: of weights and features.
             device: "cpu", "cuda:0".
             family: of the denoiser. "pixart": words in lower case, padding masked inside the encoder. "unet": words as they are,
                 CLIP sees its padding unless its configuration says otherwise.
 
         Raises:
-            Refused: when either cannot be loaded, or the tokenizer cannot pad.
+            Refused: when either cannot be loaded, there is no such layer, or the tokenizer cannot pad.
         """
         place = model_path(model)
         if tokenizer is None and tokenizer_subfolder is None:
@@ -68,7 +70,12 @@ class TextEncoder:
         with loading(f"the text encoder {model}"):
             config = AutoConfig.from_pretrained(place, subfolder=subfolder or "", trust_remote_code=False)
             self.module = ENCODERS.get(config.model_type, AutoModel).from_pretrained(
-                place, subfolder=subfolder or "", dtype=DTYPES[precision], use_safetensors=True, trust_remote_code=False
+                place,
+                subfolder=subfolder or "",
+                dtype=DTYPES[precision],
+                use_safetensors=True,
+                trust_remote_code=False,
+                **_ending(config.get_text_config(), layer, model),
             )
         with loading(f"the tokenizer {tokenizer or model}"):
             words = model_path(tokenizer or model)
@@ -79,7 +86,7 @@ class TextEncoder:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if self.tokenizer.pad_token is None:
             raise Refused(f"the tokenizer of {tokenizer or model} has neither a padding nor an end token: expected one of them")
-        self.model, self.layer, self.family = model, layer, family
+        self.model, self.family = model, family
         self.max_tokens = max_tokens or self.tokenizer.model_max_length
         if family == "unet":  # StableDiffusionPipeline pads to what its tokenizer says
             self.tokenizer.model_max_length = self.max_tokens
@@ -96,6 +103,7 @@ class TextEncoder:
         encoder = cls(
             config.model,
             config.subfolder,
+            tokenizer=config.tokenizer,
             tokenizer_subfolder=config.tokenizer_subfolder,
             max_tokens=config.max_tokens,
             layer=config.layer,
@@ -116,10 +124,8 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Features (B T W, in `precision`) and mask (B T bool, True where a token is) on the encoder's device; T = `max_tokens`."""
         ids, mask = self._tokens(texts)
-        last = self.layer == -1
-        answer = self.module(ids, attention_mask=mask if self.masked else None, output_hidden_states=not last)
-        features = answer.last_hidden_state if last else answer.hidden_states[self.layer]
-        return features, mask.bool()
+        answer = self.module(ids, attention_mask=mask if self.masked else None)
+        return answer.last_hidden_state, mask.bool()
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         words = [text.lower().strip() for text in texts] if self.family == "pixart" else list(texts)
@@ -130,3 +136,15 @@ class TextEncoder:
         mask = tokens.attention_mask
         mask[:, 0] |= ~mask.any(dim=1)  # without any token ("" and no start token) attention would have nothing to look at
         return tokens.input_ids.to(self.module.device), mask.to(self.module.device)
+
+
+def _ending(config: Any, layer: int, model: str) -> dict[str, Any]:
+    """Settings with which transformers builds the encoder no further than `layer`; none for the whole."""
+    if layer == -1:
+        return {}
+    count = config.num_hidden_layers
+    if not (1 <= layer <= count or -count <= layer <= -1):
+        raise Refused(f"text.layer is {layer}, but {model} has {count} layers: expected -1 (the last) to -{count}, or 1 (the first) to {count}")
+    kept = layer if layer > 0 else count + 1 + layer
+    kinds = getattr(config, "layer_types", None)  # where layers differ, one name each
+    return {"num_hidden_layers": kept} | ({"layer_types": kinds[:kept]} if kinds else {})

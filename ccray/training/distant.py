@@ -31,7 +31,6 @@ class TextFacts:
 
     width: int
     max_tokens: int
-    layer: int
 
 
 class TextHost:
@@ -48,7 +47,7 @@ class TextHost:
         self._text = pipeline.text_of(recipe, usable(device))
 
     def facts(self) -> TextFacts:
-        return TextFacts(self._text.width, self._text.max_tokens, self._text.layer)
+        return TextFacts(self._text.width, self._text.max_tokens)
 
     def encode(self, texts: list[str]) -> Answer:
         """Features and mask of B texts."""
@@ -69,7 +68,7 @@ class DistantText:
         facts: of the encoder that answers.
         device: where features are wanted.
         """
-        self.width, self.max_tokens, self.layer = facts.width, facts.max_tokens, facts.layer
+        self.width, self.max_tokens = facts.width, facts.max_tokens
         self._ask, self._device = ask, device
         self._asked: dict[str, tuple[Callable[[], Answer], int]] = {}  # caption -> question and row
         self._batches: deque[set[str]] = deque()

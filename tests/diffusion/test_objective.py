@@ -3,10 +3,12 @@ import math
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from pydantic import ValidationError
 
 from ccray.config import ObjectiveConfig
 from ccray.diffusion import objective as objectives
-from ccray.diffusion.objective import loss_per_row, noise_latents, prediction_to_final, target
+from ccray.diffusion.objective import loss_per_row, loss_weight, noise_latents, prediction_to_final, target
 from ccray.diffusion.schedule import coefficients
 
 KINDS = ["epsilon", "v", "flow"]
@@ -21,10 +23,11 @@ def rows(kind: str, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return final, noise, timesteps, ObjectiveConfig(kind=kind)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v"])
-def test_noise_and_target_are_those_of_diffusers(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "terminal"), [("epsilon", False), ("v", False), ("v", True)])
+def test_noise_and_target_are_those_of_diffusers(kind: str, terminal: bool) -> None:
     final, noise, timesteps, objective = rows(kind)
-    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    objective = objective.model_copy(update={"zero_terminal_snr": terminal})
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, rescale_betas_zero_snr=terminal)
     torch.testing.assert_close(noise_latents(final, noise, timesteps, objective), scheduler.add_noise(final, noise, timesteps), rtol=0, atol=1e-5)
     expected = noise if kind == "epsilon" else scheduler.get_velocity(final, noise, timesteps)
     torch.testing.assert_close(target(final, noise, timesteps, objective), expected, rtol=0, atol=1e-5)
@@ -57,6 +60,23 @@ def test_conversions_are_inverses_and_agree() -> None:
     torch.testing.assert_close(objectives.final_to_epsilon(final, noisy, alpha, sigma), noise)
 
 
+def test_at_pure_noise_v_still_speaks_of_everything() -> None:
+    """With alpha = 0 the noise is what is seen, and v alone says what is to be drawn; epsilon would not."""
+    objective = ObjectiveConfig(kind="v", zero_terminal_snr=True)
+    final, noise = torch.randn(2, 4, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    timesteps = torch.tensor([0, 500, 998, 999])
+    noisy, v = noise_latents(final, noise, timesteps, objective), target(final, noise, timesteps, objective)
+    alpha, sigma = (part.view(-1, 1, 1, 1) for part in coefficients(timesteps, objective))
+    torch.testing.assert_close(prediction_to_final(v, noisy, timesteps, objective), final)
+    torch.testing.assert_close(objectives.v_to_epsilon(v, noisy, alpha, sigma), noise)
+    torch.testing.assert_close(objectives.final_to_v(final, noisy, alpha, sigma), v)
+    torch.testing.assert_close(objectives.final_to_epsilon(final, noisy, alpha, sigma), noise)
+    assert torch.equal(noisy[3], noise[3])
+    assert torch.equal(v[3], -final[3])
+    with pytest.raises(ValidationError, match="noise alone does not tell what to predict"):
+        ObjectiveConfig(kind="epsilon", zero_terminal_snr=True)
+
+
 def test_flow_conversions_are_inverses_and_agree() -> None:
     final, noise, timesteps, objective = rows("flow")
     noisy = noise_latents(final, noise, timesteps, objective)
@@ -76,6 +96,50 @@ def test_the_loss_is_the_mean_squared_error_of_each_row(kind: str) -> None:
     wrong = truth + torch.arange(4).view(-1, 1, 1, 1)
     torch.testing.assert_close(loss_per_row(wrong, final, noise, timesteps, objective), torch.tensor([0.0, 1.0, 4.0, 9.0], dtype=torch.float64))
     assert loss_per_row(wrong.float(), final.float(), noise.float(), timesteps, objective).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weighs_as_its_users_of_diffusers_do(kind: str, gamma: float) -> None:
+    steps = torch.arange(1000)
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    ratio = compute_snr(scheduler, steps)
+    expected = torch.stack([ratio, gamma * torch.ones_like(ratio)]).min(dim=0).values / (ratio if kind == "epsilon" else ratio + 1)
+    ours = loss_weight(steps, ObjectiveConfig(kind=kind, min_snr_gamma=gamma))
+    torch.testing.assert_close(ours.float(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+def test_min_snr_is_one_weight_of_the_final_latents_error(kind: str) -> None:
+    """Whatever the words, the loss is min(SNR, gamma) times the squared error of the final latents."""
+    final, noise, timesteps, objective = rows(kind)
+    objective = objective.model_copy(update={"min_snr_gamma": 5.0})
+    wrong = target(final, noise, timesteps, objective) + 0.1 * noise.flip(0)
+    noisy = noise_latents(final, noise, timesteps, objective)
+    error = (prediction_to_final(wrong, noisy, timesteps, objective) - final).square().flatten(1).mean(1)
+    alpha, sigma = coefficients(timesteps, objective)
+    expected = (alpha / sigma).square().clamp(max=5.0) * error
+    torch.testing.assert_close(loss_per_row(wrong, final, noise, timesteps, objective), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_min_snr_every_row_weighs_one(kind: str) -> None:
+    _, _, timesteps, objective = rows(kind)
+    assert loss_weight(timesteps, objective).tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "flow", "min_snr_gamma": 5.0}, "expected epsilon or v"),
+        ({"kind": "v", "min_snr_gamma": 5.0, "zero_terminal_snr": True}, "would weigh nothing and never be learned"),
+        ({"kind": "flow", "learned_sigma": True}, "a flow has no variance to learn"),
+        ({"kind": "v", "flow_shift": 3.0}, "expected kind 'flow'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ObjectiveConfig(**settings)
 
 
 def slow_bound(mean_part: torch.Tensor, variance_part: torch.Tensor, final: torch.Tensor, noise: torch.Tensor, step: int) -> float:
@@ -139,6 +203,17 @@ def test_learned_sigma_is_the_hybrid_loss_and_its_bound_does_not_move_the_mean()
     torch.testing.assert_close(prediction.grad[:, :4], 2 * (mean_part - noise) / mean_part[0].numel())
     assert prediction.grad[1:, 4:].abs().min() > 0
     assert torch.isfinite(prediction.grad).all()
+
+
+def test_min_snr_leaves_the_bound_its_own_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    final, noise, mean_part, variance_part = torch.randn(4, 3, 4, 3, 3, generator=generator, dtype=torch.float64)
+    timesteps, prediction = torch.tensor([0, 10, 900]), torch.cat([mean_part, variance_part], dim=1)
+    weighed = LEARNED.model_copy(update={"min_snr_gamma": 5.0})
+    difference = loss_per_row(prediction, final, noise, timesteps, LEARNED) - loss_per_row(prediction, final, noise, timesteps, weighed)
+    simple = (mean_part - noise).square().flatten(1).mean(1)
+    torch.testing.assert_close(difference, simple * (1 - loss_weight(timesteps, weighed)))
+    assert difference[0] > 0.1
 
 
 def test_the_bound_is_least_at_the_true_variance() -> None:

@@ -46,6 +46,18 @@ def test_an_exact_denoiser_of_a_gaussian_reaches_its_mean_and_std(kind: str, ste
     assert (drawn[1] - drawn[0]).item() == pytest.approx(STD, abs={20: 0.06, 200: 0.006}[steps])
 
 
+def test_with_zero_terminal_snr_pure_noise_is_where_pictures_begin() -> None:
+    """So nothing of the mean need be in the noise: where SD's schedule misses it by the 7 % of signal that its last step holds, this one does not."""
+    begin = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
+    missed = {}
+    for terminal in (False, True):
+        objective = ObjectiveConfig(kind="v", zero_terminal_snr=terminal)
+        drawn = sample(Gaussian(objective), scheduler_for(objective), begin, 200, 1.0, *NOTHING).flatten()
+        missed[terminal] = abs(drawn[0].item() - MEAN), abs((drawn[1] - drawn[0]).item() - STD)
+    assert max(missed[True]) < 0.006
+    assert missed[False][0] > 0.015
+
+
 def toy(noisy: Tensor, timesteps: Tensor, features: Tensor, mask: Tensor) -> Tensor:
     """A denoiser that listens to time and text."""
     return noisy * 0.5 + timesteps.view(-1, 1, 1, 1) / 1000 + features.mean(dim=(1, 2)).view(-1, 1, 1, 1) * mask.sum(1).view(-1, 1, 1, 1)

@@ -3,9 +3,9 @@
 import tempfile
 from pathlib import Path
 
-from tests.golden.runs import FP64, KEPT, losses
+from tests.golden.runs import FP64, KEPT, RUNS, losses
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        found = losses(Path(folder), *FP64)
-    KEPT.write_text("".join(f"{family} {step} {loss!r}\n" for family, values in found.items() for step, loss in enumerate(values, 1)))
+        found = {name: losses(Path(folder) / name, name, *FP64) for name in RUNS}
+    KEPT.write_text("".join(f"{name} {step} {loss!r}\n" for name, values in found.items() for step, loss in enumerate(values, 1)))

@@ -51,6 +51,8 @@ def shaken(recipe: Recipe) -> Components:
 CASES = {
     "unet-epsilon": ("unet", ["objective.kind=epsilon"], "clip"),
     "unet-v": ("unet", ["objective.kind=v"], "clip"),
+    "unet-v-terminal": ("unet", ["objective.kind=v", "objective.zero_terminal_snr=true"], "clip"),
+    "unet-penultimate": ("unet", ["objective.kind=v", "objective.min_snr_gamma=5", "text.layer=-2"], "clip"),
     "unet-flow": ("unet", ["objective.kind=flow", "objective.flow_shift=2.0"], "clip"),
     "pixart-flow": ("pixart", ["objective.kind=flow"], "clip"),
     "pixart-llama": ("pixart", ["objective.kind=v"], "llama"),
@@ -107,6 +109,15 @@ FOREIGN = {
     "pndm": lambda: PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1),
     "dpm": lambda: DPMSolverMultistepScheduler(**BETAS, use_karras_sigmas=True),
     "dpm-v": lambda: DPMSolverMultistepScheduler(**BETAS, prediction_type="v_prediction"),
+    "dpm-v-terminal": lambda: DPMSolverMultistepScheduler(
+        **BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    ),
+    "ddim-v-terminal": lambda: DDIMScheduler(
+        **BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    ),
+    "euler-v-terminal": lambda: diffusers.EulerDiscreteScheduler(
+        **BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    ),
     "dpm-sde": lambda: DPMSolverMultistepScheduler(**BETAS, algorithm_type="sde-dpmsolver++"),
     "euler": lambda: diffusers.EulerDiscreteScheduler(**BETAS),
     "euler-ancestral": lambda: diffusers.EulerAncestralDiscreteScheduler(**BETAS),
@@ -127,7 +138,8 @@ def test_a_foreign_stable_diffusion_folder_draws_as_in_stock_diffusers(tmp_path:
     folder = folders.stable_diffusion_folder(tmp_path, FOREIGN[name]())
     components = load_folder(folder)
     assert (components.size_px, components.max_tokens, components.family) == (32, 77, "unet")
-    assert components.objective.kind == ("v" if name == "dpm-v" else "epsilon")
+    assert components.objective.kind == ("v" if "-v" in name else "epsilon")
+    assert components.objective.zero_terminal_snr == name.endswith("-terminal")
     theirs = stock_latents(folder, guidance_scale=GUIDANCE, negative_prompt=["blue", ""])
     ours = generate_latents(components, PROMPTS, SEEDS, ["blue", ""], STEPS, GUIDANCE)
     assert (ours - theirs).abs().max() < 1e-4
@@ -161,9 +173,11 @@ def test_lower_precision_draws_as_in_stock_diffusers(tmp_path: Path) -> None:
     assert generate(components, PROMPTS, SEEDS, steps=2).shape == (2, 32, 32, 3)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v", "flow"])
-def test_a_scheduler_of_ours_says_its_objective(kind: str, tmp_path: Path) -> None:
-    objective = ObjectiveConfig(kind=kind, flow_shift=3.0 if kind == "flow" else 1.0)
+@pytest.mark.parametrize(
+    "settings", [{"kind": "epsilon"}, {"kind": "v"}, {"kind": "v", "zero_terminal_snr": True}, {"kind": "flow", "flow_shift": 3.0}]
+)
+def test_a_scheduler_of_ours_says_its_objective(settings: dict[str, object]) -> None:
+    objective = ObjectiveConfig(**settings)
     assert objective_of(scheduler_for(objective), folders.unet()) == objective
 
 
@@ -213,6 +227,10 @@ REFUSED = {
     "a text encoder of another width": (spoil_width, "text features are 16 wide"),
     "predicting the sample": (lambda f: spoil(f, "scheduler/scheduler_config.json", prediction_type="sample"), "prediction_type is 'sample'"),
     "another noise schedule": (lambda f: spoil(f, "scheduler/scheduler_config.json", beta_schedule="squaredcos_cap_v2"), "noise schedule"),
+    "epsilon where nothing but noise is left": (
+        lambda f: spoil(f, "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
+        "cannot be trained with: .*zero_terminal_snr is true with kind 'epsilon'",
+    ),
     "consistency model": (lambda f: spoil(f, "unet/config.json", time_cond_proj_dim=32), "time_cond_proj_dim=32"),
     "broken facts": (lambda f: (f / "ccray.json").write_text("{}") and f, "is not what ccray writes"),
     "nothing": (lambda f: f / "unet", "has no model_index.json"),
@@ -226,6 +244,13 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path, what: str) ->
     place = change(folders.stable_diffusion_folder(tmp_path / "model"))
     with pytest.raises(Refused, match=message):
         load_folder(place)
+
+
+def test_a_folder_that_says_more_than_is_asked_for_is_read(tmp_path: Path) -> None:
+    """Earlier versions named the text encoder's layer."""
+    save_folder(shaken(recipe_of(tmp_path, "unet", "objective.min_snr_gamma=5", "objective.kind=v")), tmp_path / "model")
+    components = load_folder(spoil(tmp_path / "model", "ccray.json", layer=-1))
+    assert components.objective == ObjectiveConfig(kind="v", min_snr_gamma=5)
 
 
 def test_micro_conditioned_pixart_is_refused(tmp_path: Path) -> None:

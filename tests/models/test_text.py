@@ -3,7 +3,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, CLIPTextModel, LlamaModel, T5EncoderModel
+from diffusers import StableDiffusionPipeline
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    LlamaModel,
+    Qwen3Config,
+    Qwen3Model,
+    T5EncoderModel,
+)
 
 from ccray.config import TextConfig
 from ccray.interfaces import Refused
@@ -50,13 +62,112 @@ def test_words_are_prepared_as_the_stock_pipelines_do(places: dict[str, Path]) -
     assert torch.equal(lower[0], lower[1])
 
 
-def test_a_layer_may_be_chosen(places: dict[str, Path]) -> None:
-    last = TextEncoder(str(places["llama"]), max_tokens=16)
-    middle = TextEncoder(str(places["llama"]), max_tokens=16, layer=1)
+def open_clip(path: Path) -> CLIPModel:
+    """The whole model with both towers in one folder, as the published OpenCLIP-H lies on the hub: small, of random weights, 4 layers for 24."""
+    torch.manual_seed(0)
+    text = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_act": "gelu"}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 3}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text | ids, vision_config=vision, projection_dim=16)).eval()
+    folders.shake(model)  # norms that do nothing could not be missed
+    model.save_pretrained(path)
+    folders.byte_tokenizer().save_pretrained(path)
+    return model
+
+
+def sd2_folder(model: CLIPModel, path: Path) -> Path:
+    """A text encoder made as Stability made SD2's: the layers but the last, and the final norm."""
+    weights = model.text_model.state_dict()
+    config = CLIPTextConfig(**model.config.text_config.to_dict() | {"num_hidden_layers": 3})
+    encoder = CLIPTextModel(config)
+    encoder.load_state_dict({name: weight for name, weight in weights.items() if "layers.3." not in name})
+    encoder.save_pretrained(path)
+    folders.byte_tokenizer().save_pretrained(path)
+    return path
+
+
+@torch.no_grad()
+def test_the_penultimate_layer_of_open_clip_is_what_sd2_takes(tmp_path: Path) -> None:
+    whole = open_clip(tmp_path / "whole")
+    sd2 = TextEncoder(str(sd2_folder(whole, tmp_path / "sd2")))
+    ours = TextEncoder(str(tmp_path / "whole"), layer=-2)
+    ids, _ = sd2._tokens(TEXTS)
+    states = whole.text_model(ids, output_hidden_states=True).hidden_states
+    expected = whole.text_model.final_layer_norm(states[-2])
+    assert torch.equal(sd2.encode(TEXTS)[0], expected)
+    assert torch.equal(ours.encode(TEXTS)[0], expected)
+    assert (expected - states[-2]).abs().max() > 0.1  # transformers' own are before the norm
+    assert (TextEncoder(str(tmp_path / "whole")).encode(TEXTS)[0] - expected).abs().max() > 0.01
+    assert len(ours.module.encoder.layers) == 3
+
+
+def test_what_pads_may_come_from_elsewhere(tmp_path: Path) -> None:
+    """OpenCLIP-H's own tokenizer pads with another token than SD2's, and CLIP sees its padding."""
+    open_clip(tmp_path / "whole")
+    other = folders.byte_tokenizer()
+    other.pad_token = "!"
+    other.save_pretrained(tmp_path / "sd2" / "tokenizer")
+    config = TextConfig(model=str(tmp_path / "whole"), max_tokens=16, width=32)
+    own = TextEncoder.from_config(config)
+    padded = TextEncoder.from_config(config.model_copy(update={"tokenizer": str(tmp_path / "sd2"), "tokenizer_subfolder": "tokenizer"}))
+    assert own._tokens(["cat"])[0][0, -1] == 0
+    assert padded._tokens(["cat"])[0][0, -1] == other.convert_tokens_to_ids("!")
+    assert (own.encode(["cat"])[0] - padded.encode(["cat"])[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("layers", "projection", "count"), [(23, False, 340_387_840), (24, False, 352_984_064), (24, True, 354_032_640)])
+def test_open_clip_h_has_its_published_size(layers: int, projection: bool, count: int) -> None:
+    """OpenCLIP counts 354.03 M for the text tower of ViT-H/14, its projection included; SD2 leaves out that and the last layer."""
+    sizes = {"vocab_size": 49408, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "projection_dim": 1024}
+    with torch.device("meta"):
+        model = (CLIPTextModelWithProjection if projection else CLIPTextModel)(CLIPTextConfig(**sizes, num_hidden_layers=layers))
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def qwen(path: Path) -> Path:
+    """A language model whose configuration names the kind of each layer."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=260, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, head_dim=8
+    )
+    Qwen3Model(config).save_pretrained(path)
+    folders.byte_tokenizer(f"{folders.BOS} $A").save_pretrained(path)
+    return path
+
+
+NORMS = {"t5": "encoder.final_layer_norm", "llama": "norm", "qwen": "norm"}
+
+
+@pytest.mark.parametrize(("kind", "layer", "state"), [("t5", 1, 1), ("llama", 1, 1), ("llama", -2, 2), ("qwen", -3, 1)])
+def test_an_encoder_may_end_early_and_keeps_its_norm(places: dict[str, Path], tmp_path: Path, kind: str, layer: int, state: int) -> None:
+    place = str(qwen(tmp_path / "qwen") if kind == "qwen" else places[kind])
+    last, early = TextEncoder(place, max_tokens=16), TextEncoder(place, max_tokens=16, layer=layer)
     ids, mask = last._tokens(["a cat"])
-    expected = last.module(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1]
-    assert torch.equal(middle.encode(["a cat"])[0], expected)
+    with torch.no_grad():
+        before = last.module(ids, attention_mask=mask, output_hidden_states=True).hidden_states[state]
+        expected = last.module.get_submodule(NORMS[kind])(before)
+    assert torch.equal(early.encode(["a cat"])[0], expected)
     assert not torch.equal(last.encode(["a cat"])[0], expected)
+    early.module.save_pretrained(tmp_path / "again")
+    early.tokenizer.save_pretrained(tmp_path / "again")
+    assert torch.equal(TextEncoder(str(tmp_path / "again"), max_tokens=16).encode(["a cat"])[0], expected)
+
+
+@pytest.mark.parametrize("layer", [0, 4, -4])
+def test_a_layer_that_is_not_there_is_refused(places: dict[str, Path], layer: int) -> None:
+    with pytest.raises(Refused, match=rf"text\.layer is {layer}, but .* has 3 layers: expected -1 \(the last\) to -3"):
+        TextEncoder(str(places["llama"]), layer=layer)
+
+
+def test_an_empty_prompt_is_what_the_encoder_says_of_no_words(tmp_path: Path) -> None:
+    """As in the stock pipeline, whose negative prompt is empty: not zeros."""
+    folder = folders.stable_diffusion_folder(tmp_path)
+    features, mask = TextEncoder(str(folder), "text_encoder", tokenizer_subfolder="tokenizer").encode(["", "a cat"])
+    stock = StableDiffusionPipeline.from_pretrained(folder)
+    _, negative = stock.encode_prompt(["a cat"], "cpu", 1, True)
+    torch.testing.assert_close(features[:1], negative, rtol=0, atol=1e-6)  # bits change with the width of the batch
+    assert features[0].abs().max() > 0.1
+    assert mask[0].sum() == 2  # where it begins, where it ends
 
 
 def test_an_empty_text_without_any_token_gives_numbers(tmp_path: Path) -> None:

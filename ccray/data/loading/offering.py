@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ccray import licenses, schema, storage, takedowns
-from ccray.data.loading.drawing import drawn
-from ccray.data.loading.eligible import Doors, _accepted
+from ccray import schema, storage, takedowns
+from ccray.data.loading.drawing import drawn, texts
+from ccray.data.loading.eligible import Doors, _described, _permitted, contains
 from ccray.data.loading.rounds import READERS
 from ccray.interfaces import Failed
 from ccray.storage import Root
@@ -23,20 +22,17 @@ ENCODED = pa.schema([*(schema.LATENTS.field(name) for name in ("key", "latent_me
 def offered(root: Root, doors: Doors, shard: int, seed: int, epoch: int) -> pa.Table:
     """The rows of a shard that may be trained on now, in an order and with captions drawn from (seed, epoch): `OFFERED`.
 
-    As `eligible`, without a look at latents, for there are none.
+    As `admitted`, without a look at latents, for there are none.
     """
-    name = storage.shard_name(shard)
-    catalog = root.read_table(f"{doors.catalog}/{name}", columns=["key", "license", "split"])
-    permitted = [text for text in pc.unique(catalog["license"]).to_pylist() if licenses.refusal(licenses.parse(text or ""), doors.policy) is None]
-    catalog = catalog.filter(pc.and_(pc.equal(catalog["split"], "train"), pc.is_in(catalog["license"], pa.array(permitted, pa.string()))))
-    captions = tuple(_accepted(root, directory, name, doors.statuses) for directory, _ in doors.captions)
-    described = np.concatenate([table["key"].to_numpy() for table in captions])
-    gone = takedowns.load(root).keys.to_numpy()
-    keys = np.setdiff1d(np.intersect1d(catalog["key"], described), gone)
-    keys = np.random.default_rng((seed, epoch, shard)).permutation(keys)
-    texts, tables = drawn(doors, seed, epoch, keys, captions)
+    keys = _permitted(root, doors, shard)
+    described = np.stack([contains(_described(root, directory, shard, doors.statuses), keys) for directory, _ in doors.captions], axis=1)
+    may = described.any(axis=1) & ~contains(np.sort(takedowns.load(root).keys.to_numpy()), keys)
+    keys, described = keys[may], described[may]
+    tables = drawn(doors, seed, epoch, keys, described)
+    captions = texts(root, doors, shard, keys, tables)
+    order = np.random.default_rng((seed, epoch, shard)).permutation(len(keys))
     names = np.array([directory for directory, _ in doors.captions], object)
-    columns = [keys, np.full(len(keys), shard), texts, names[tables]]
+    columns = [keys[order], np.full(len(keys), shard), captions[order], names[tables[order]]]
     return pa.Table.from_arrays([pa.array(column, field.type) for column, field in zip(columns, OFFERED, strict=True)], schema=OFFERED)
 
 

@@ -58,7 +58,9 @@ def _fill(latents: Latents, table: pa.Table, rows: np.ndarray, path: str) -> Non
     _take(table["latent_shape"], rows, found, path)
     others = np.unique(found[(found != expected).any(axis=1)], axis=0).tolist()
     if others:
-        raise Failed(f"{path} has latents of shape {others[0]}, but expected {list(expected)} as in the first shard of the table: encode all at one size")
+        raise Failed(
+            f"{path} has latents of shape {others[0]}, but expected {list(expected)} as in the first shard of the table: encode all at one size"
+        )
     _take(table["latent_mean"], rows, latents.mean.reshape(len(rows), -1), path)
     if table["latent_std"].null_count == len(table):  # only the mean was kept
         latents.std[:] = 0
