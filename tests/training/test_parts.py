@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ccray.config import TrainConfig
 from ccray.storage import Root
 from ccray.training import optimizer
-from ccray.training.seen import Seen
 from ccray.training.draws import draw
 from ccray.training.ema import Ema
 from ccray.training.features import WIDTH, Features
+from ccray.training.seen import Seen
 from ccray.training.tracking import FileTracker
 from tests import folders
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ccray.training.checkpoint import Progress
-from ccray.training.seen import Seen
 from ccray.training.local import LocalRuntime
+from ccray.training.seen import Seen
 from tests.training.tables import DIT, UNET, Place
 
 

@@ -12,9 +12,9 @@ from ccray.models import pipeline
 from ccray.schema import hex_key
 from ccray.storage import Root
 from ccray.takedowns import Record
-from ccray.training.seen import Seen
 from ccray.training.local import LocalRuntime
 from ccray.training.loop import Trained, train
+from ccray.training.seen import Seen
 from ccray.training.shelf import newest_step
 from ccray.training.tracking import Silence
 from tests.training.datasets import Interruption, Logged, UntilStep
