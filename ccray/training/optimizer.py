@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,31 @@ from ccray.config import TrainConfig
 
 
 def build(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101) over all parameters alike, as Stable Diffusion's recipes have it."""
+    """AdamW (arXiv 1711.05101) over all parameters alike, as Stable Diffusion's recipes have it: one kernel, or torch's default, some ten a list."""
+    fused = config.fused_optimizer
     return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps, weight_decay=config.weight_decay, fused=config.fused_optimizer
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        fused=fused,
+        foreach=not fused,
     )
+
+
+def step(adamw: torch.optim.AdamW, finite: Tensor) -> None:
+    """One update, or none where `finite` (a bool without dimensions, the same on every rank) is false: weights, moments and counts stay bit for bit.
+
+    The fused kernel reads the answer on the device itself (`found_inf`, made for loss scaling), so the program does not wait for it.
+    """
+    fused: Any = adamw
+    if adamw.defaults["fused"]:
+        fused.found_inf = (~finite).to(torch.float32)
+        adamw.step()
+        del fused.found_inf
+    elif finite:
+        adamw.step()
 
 
 def learning_rate(step: int, config: TrainConfig, peak: float, steps: int) -> float:
