@@ -17,7 +17,7 @@ from ray.core.generated import autoscaler_pb2
 
 from ccray.storage import Root
 from tests.ray.heads import BIN, REPOSITORY, Head, head
-from tests.ray.test_train import BY_THE_CLOCK
+from tests.training.tables import MEASURED
 
 PATIENCE_SECONDS = 600
 LOOK_SECONDS = 0.05
@@ -142,7 +142,7 @@ class Training:
         """Lines of metrics, without what a clock says."""
         path = f"checkpoints/{self.name}/metrics.jsonl"
         lines = [json.loads(line) for line in self.root.read(path).splitlines()] if self.root.exists(path) else []
-        return [{key: value for key, value in line.items() if key not in BY_THE_CLOCK} for line in lines]
+        return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
     def step(self) -> int:
         """Of the last line of metrics."""

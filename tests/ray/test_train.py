@@ -33,7 +33,7 @@ from ccray.training.tracking import FileTracker
 from tests import folders
 from tests.conftest import Corridor
 from tests.data.loading import replay
-from tests.training.tables import finish, write_captions, write_shard
+from tests.training.tables import MEASURED, finish, write_captions, write_shard
 
 UNET = (
     "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
@@ -41,7 +41,6 @@ UNET = (
 )
 STEPS, EVERY, BATCH = 40, 8, 16
 PATIENCE_SECONDS = 300
-BY_THE_CLOCK = ("samples_per_second", "seconds_per_step", "memory_mib")  # what two runs need not agree about
 SETTINGS = (
     f"denoiser={UNET}",
     f"train.steps={STEPS}",
@@ -56,7 +55,7 @@ SETTINGS = (
 
 def metrics(root: Root, name: str) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in root.read(f"checkpoints/{name}/metrics.jsonl").splitlines()]
-    return [{key: value for key, value in line.items() if key not in BY_THE_CLOCK} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def weights(root: Root, name: str) -> dict[str, torch.Tensor]:
