@@ -21,7 +21,9 @@ from ccray.sharded.working import reason_of
 from ccray.storage import Root, Stage
 from ccray.training.shelf import Shelf
 
-START_SECONDS = "600"  # to reserve what the ranks need before asking anew: a machine that is only starting takes longer than the one minute of Ray
+# To reserve what the ranks need before asking anew. All of them: a machine that is only starting takes longer than the one minute of Ray. As many as
+# there are: for some seconds Ray counts a machine that has just died, asks for as many ranks as before and would wait for them.
+START_SECONDS, ELASTIC_START_SECONDS = "600", "20"
 
 
 def fit(recipe: Recipe, root: Root, stage: Stage, work: Callable[[dict[str, Any]], None], settings: dict[str, Any], datasets: dict[str, Any]) -> None:
@@ -31,7 +33,7 @@ def fit(recipe: Recipe, root: Root, stage: Stage, work: Callable[[dict[str, Any]
         Failed: when ranks died more often than `max_failures`, or raised.
     """
     wanted = recipe.resources.train
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS if _least(wanted) == wanted.workers else ELASTIC_START_SECONDS)
     trainer = TorchTrainer(
         work,
         train_loop_config=settings,
@@ -53,8 +55,12 @@ def fit(recipe: Recipe, root: Root, stage: Stage, work: Callable[[dict[str, Any]
         raise Failed(f"training stopped: {reason_of(cause)}; the newest checkpoint stays: run the same command again to continue from it") from error
 
 
+def _least(wanted: TrainResources) -> int:
+    return wanted.workers if wanted.min_workers is None else wanted.min_workers
+
+
 def _scaling(wanted: TrainResources) -> ScalingConfig:
-    least = wanted.workers if wanted.min_workers is None else wanted.min_workers
+    least = _least(wanted)
     return ScalingConfig(  # type: ignore[call-arg]  # likewise, and its numbers of ranks
         num_workers=wanted.workers if least == wanted.workers else (least, wanted.workers),  # type: ignore[arg-type]
         use_gpu=wanted.gpus > 0,

@@ -145,8 +145,8 @@ def _facts(root: Root, stage: Stage, phases: Sequence[Phase]) -> dict[str, Any]:
 
 def _seconds(lines: Sequence[dict[str, Any]]) -> float:
     """Time spent on the steps that count, from lines of metrics: without starts, and without what was done again after a kill."""
-    before = [0, *(line["samples"] for line in lines)]
-    return sum((line["samples"] - samples) / line["samples_per_second"] for line, samples in zip(lines, before, strict=False))
+    before = [0, *(line["step"] for line in lines)]
+    return sum((line["step"] - step) * line["seconds_per_step"] for line, step in zip(lines, before, strict=False))
 
 
 def _doors(recipe: Recipe, phase: Phase) -> Doors:
@@ -208,13 +208,16 @@ def _metrics(root: Root, directory: str) -> list[dict[str, Any]]:
 def progress_line(phases: Sequence[Phase], values: dict[str, Any]) -> str:
     """A line of metrics for people: `train large: step 120/400 of 512 px  loss 0.1234  160 samples/s  3.2 h left`.
 
-    The rest of later phases is reckoned at the present rate, less in proportion to their pictures' area.
+    Later phases are reckoned at the present pace, in proportion to their pictures' area.
     """
-    step, rate = values["step"], values["samples_per_second"]
+    step = values["step"]
     now = next(phase for phase in phases if step <= phase.end)
-    area = now.size_px**2
-    left = sum(max(0, one.end - max(step, one.first_step)) * one.global_batch_size * one.size_px**2 / area for one in phases) / rate
-    return f"{_name(now)}: step {step - now.first_step}/{now.steps} of {now.size_px} px  loss {values['loss']:.4f}  {rate:.0f} samples/s  {duration(left)} left"
+    pixels = sum(max(0, one.end - max(step, one.first_step)) * one.global_batch_size * one.size_px**2 for one in phases)
+    left = duration(values["seconds_per_step"] * pixels / (now.global_batch_size * now.size_px**2))
+    loss = f"loss {values['loss']:.4f}" if "loss" in values else "loss no number"
+    skipped = f"  {values['skipped']} skipped" if values["skipped"] else ""
+    done = f"step {step - now.first_step}/{now.steps} of {now.size_px} px"
+    return f"{_name(now)}: {done}  {loss}{skipped}  {values['samples_per_second']:.0f} samples/s  {left} left"
 
 
 def _name(phase: Phase) -> str:

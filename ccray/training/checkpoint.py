@@ -102,6 +102,18 @@ def load(directory: Path, model: nn.Module, optimizer: torch.optim.AdamW, ema: E
     return progress
 
 
+def load_seen(directory: Path) -> Seen:
+    """The record of what was read up to a checkpoint.
+
+    Raises:
+        Failed: when it is missing or cut off.
+    """
+    try:
+        return Seen.read(directory)
+    except (OSError, ValueError) as error:
+        raise _broken(directory, f"its {SEEN} cannot be read ({error})") from None
+
+
 def _progress(directory: Path) -> Progress:
     try:
         return Progress(**json.loads((directory / PROGRESS).read_text()))

@@ -109,7 +109,7 @@ class _Run:
             if directory is not None:
                 self.progress = checkpoint.load(directory, self.model, self.optimizer, self.ema, self.progress.settings)
                 if self.runtime.rank == 0:
-                    self.seen = Seen.read(directory)
+                    self.seen = checkpoint.load_seen(directory)
         self.meter.restore(self.progress)
         self.pace.start(self.progress)
         self._say("train: %s parameters, from step %d to %d", f"{self.progress.parameters:,}", self.progress.step, self.progress.steps)

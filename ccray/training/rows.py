@@ -37,9 +37,11 @@ def prepare(batch: LatentBatch, seed: int, step: int, dropout: float, pinned: bo
         batch = _blank(batch)
     draws = draw(seed, step, batch.keys, batch.latent_mean.shape[1:])
     captions = ["" if drop else caption for drop, caption in zip(draws.dropout < dropout, batch.captions, strict=True)]
-    arrays = (batch.latent_mean, batch.latent_std, draws.posterior, draws.noise, draws.time)
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-    return HostRows(count, captions, *[tensor.pin_memory() if pinned else tensor for tensor in tensors], batch.global_keys, batch.drawn)
+    mean, std, posterior, noise, time = (
+        tensor.pin_memory() if pinned else tensor
+        for tensor in map(torch.from_numpy, (batch.latent_mean, batch.latent_std, draws.posterior, draws.noise, draws.time))
+    )
+    return HostRows(count, captions, mean, std, posterior, noise, time, batch.global_keys, batch.drawn)
 
 
 def _blank(batch: LatentBatch) -> LatentBatch:

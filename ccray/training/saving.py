@@ -95,7 +95,7 @@ class Saver:
             host = torch.empty_like(mine, device="cpu", pin_memory=mine.is_cuda)
         host.copy_(mine, non_blocking=True)
         # `DTensor.from_local` would move it back to the mesh's device.
-        return DTensor(host, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else host  # type: ignore[call-arg]
+        return DTensor(host, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else host
 
     def _write(self, tensors: Tensors, progress: Progress, seen: Seen) -> None:
         """In the thread: write, put, agree, publish, agree."""

@@ -53,6 +53,7 @@ class WandbTracker:
     def close(self) -> None:
         """Wait until all is written, or uploaded."""
         self._run.finish()
+        self._wandb.teardown()  # its own process writes the files, and has only then
 
 
 def _package() -> Any:

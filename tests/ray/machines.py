@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from ray._raylet import GcsClient
+from ray.core.generated import autoscaler_pb2
 
 from ccray.storage import Root
 from tests.ray.heads import BIN, REPOSITORY, Head, head
+from tests.training.tables import MEASURED
 
 PATIENCE_SECONDS = 600
 LOOK_SECONDS = 0.05
@@ -73,15 +76,15 @@ class Machines:
     def drain(self, name: str, seconds: float) -> None:
         """Announce that a node goes away after so long."""
         (node,) = [one for one in self.found.nodes() if one.labels.get("ccray-node") == name]
-        words = ["--address", self.found.address, "--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
-        command = [str(BIN / "ray"), "drain-node", *words, "--deadline-remaining-seconds", str(round(seconds))]
-        subprocess.run(command, env=self.found.environment, check=True, capture_output=True, timeout=120)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, refusal = GcsClient(address=self.found.address).drain_node(node.node_id, reason, "a test", round((time.time() + seconds) * 1000))
+        assert accepted, refusal
 
 
 @contextlib.contextmanager
 def machines(count: int) -> Iterator[Machines]:
     """`count` nodes of one core beside a head of none."""
-    variables = {"PYTHONPATH": str(REPOSITORY), "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
+    variables = {"PYTHONPATH": str(REPOSITORY), "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "RAY_health_check_period_ms": "1000"}
     with head("--num-cpus=0", **variables) as found:
         both = Machines(found)
         both.join(count)
@@ -91,6 +94,18 @@ def machines(count: int) -> Iterator[Machines]:
         finally:
             for name in list(both.nodes):
                 both.kill_node(name)
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What was seen of a run until its ranks were started anew."""
+
+    last: int  # step that its metrics came to
+    checkpoints: set[int]  # newest ones, as they followed each other
+
+    @property
+    def redone(self) -> int:
+        return self.last - max(self.checkpoints)
 
 
 @dataclass
@@ -127,7 +142,7 @@ class Training:
         """Lines of metrics, without what a clock says."""
         path = f"checkpoints/{self.name}/metrics.jsonl"
         lines = [json.loads(line) for line in self.root.read(path).splitlines()] if self.root.exists(path) else []
-        return [{key: value for key, value in line.items() if not key.endswith("_per_second")} for line in lines]
+        return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
     def step(self) -> int:
         """Of the last line of metrics."""
@@ -147,19 +162,19 @@ class Training:
             assert time.monotonic() < deadline, self.words()
             time.sleep(LOOK_SECONDS)
 
-    def again(self) -> tuple[int, int, int]:
-        """Wait until steps are done again after a restart: the last step told of before it, the checkpoint it went on from, the first step told of after."""
+    def again(self, before: dict[str, int]) -> "Restart":
+        """Wait until other processes than `before` are the ranks; how far the run was until then."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        last, newest = self.step(), self.checkpoint()
-        while True:
+        last, checkpoints = 0, set()
+        while not (now := set(self.machines.ranks().values())) or now & set(before.values()):
             assert self.driver is not None
             assert self.driver.poll() is None, self.words()
             assert time.monotonic() < deadline, self.words()
-            step = self.step()
-            if step < last:
-                return last, newest, step
-            last, newest = step, self.checkpoint()
+            last = max(last, self.step())
+            checkpoints.add(self.checkpoint())
             time.sleep(LOOK_SECONDS)
+        checkpoints.add(self.checkpoint())
+        return Restart(max(last, self.step()), checkpoints)
 
     def kill_driver(self) -> None:
         """SIGKILL, and the same command again."""

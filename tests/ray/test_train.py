@@ -33,7 +33,7 @@ from ccray.training.tracking import FileTracker
 from tests import folders
 from tests.conftest import Corridor
 from tests.data.loading import replay
-from tests.training.tables import finish, write_captions, write_shard
+from tests.training.tables import MEASURED, finish, write_captions, write_shard
 
 UNET = (
     "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
@@ -55,7 +55,7 @@ SETTINGS = (
 
 def metrics(root: Root, name: str) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in root.read(f"checkpoints/{name}/metrics.jsonl").splitlines()]
-    return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def weights(root: Root, name: str) -> dict[str, torch.Tensor]:
@@ -342,7 +342,9 @@ def test_a_missing_shard_is_refused_before_anything_starts(tmp_path: Path) -> No
 
 def test_lines_for_people_name_the_phase() -> None:
     recipe = config.build(recipes.named("tiny"), ["train.steps=10", "train.global_batch_size=8", "train.phases={large: {size_px: 64, steps: 10}}"])
-    phases, values = phases_of(recipe), {"loss": 0.5, "samples_per_second": 2.0}
+    phases, values = phases_of(recipe), {"loss": 0.5, "samples_per_second": 2.0, "seconds_per_step": 4.0, "skipped": 0}
     first = train.progress_line(phases, values | {"step": 5})
-    assert first == "train: step 5/10 of 32 px  loss 0.5000  2 samples/s  3 min left"  # 5 * 8 / 2 s, and 10 * 8 / 2 s of four times the area
-    assert train.progress_line(phases, values | {"step": 16}) == "train large: step 6/10 of 64 px  loss 0.5000  2 samples/s  16 s left"
+    assert first == "train: step 5/10 of 32 px  loss 0.5000  2 samples/s  3 min left"  # 5 steps of 4 s, and 10 of four times the area
+    del values["loss"]
+    later = train.progress_line(phases, values | {"step": 16, "skipped": 3})
+    assert later == "train large: step 6/10 of 64 px  loss no number  3 skipped  2 samples/s  16 s left"

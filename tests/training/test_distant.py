@@ -75,7 +75,7 @@ def test_what_was_not_asked_for_is_asked_now(recipe: Recipe) -> None:
     """As prompts of sample grids are: together, whatever their number, as an encoder here takes them."""
     line = Line(TextHost(recipe, "cpu"))
     distant, here = DistantText(line, line.host.facts(), "cpu"), pipeline.text_of(recipe)
-    assert (distant.width, distant.max_tokens, distant.layer) == (here.width, here.max_tokens, here.layer)
+    assert (distant.width, distant.max_tokens) == (here.width, here.max_tokens)
     for texts in (["a red circle"], [f"square {number}" for number in range(WIDTH)]):
         for mine, theirs in zip(distant.encode(texts), here.encode(texts), strict=True):
             assert torch.equal(mine, theirs)

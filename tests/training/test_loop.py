@@ -1,16 +1,23 @@
+import json
 import logging
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ccray.interfaces import Failed
+from ccray.interfaces import Failed, LatentBatch, Latents
+from ccray.training import meter
+from ccray.training.checkpoint import Progress
+from ccray.training.meter import Meter
+from tests.training.datasets import OtherWords
 from tests.training.tables import DIT, UNET, Place
 
 
 def losses(place: Place, name: str, *words: str, denoiser: str = UNET, other_words: bool = False) -> list[float]:
-    place.train(place.recipe(denoiser, "train.checkpoint_every=1000", *words), name, other_words=other_words)
+    place.train(place.recipe(denoiser, "train.checkpoint_every=1000", *words), name, around=OtherWords if other_words else None)
     return [line["loss"] for line in place.metrics(name)]
 
 
@@ -82,7 +89,54 @@ def test_grids_leave_no_trace(place: Place) -> None:
     assert losses(place, "drawn", "train.steps=4", "train.sample_every=1") == losses(place, "undrawn", "train.steps=4")
 
 
-def test_threads_and_determinism_are_put_back(place: Place) -> None:
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    losses(place, "tidy", "train.steps=1")
-    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+class Asking:
+    """A dataset that notes how torch is set while a run lasts."""
+
+    def __init__(self, data: Latents) -> None:
+        self._data, self.found = data, set[tuple[bool, bool]]()
+
+    def batches(self, start_step: int) -> Iterator[LatentBatch]:
+        for batch in self._data.batches(start_step):
+            self.found.add((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+            yield batch
+
+    def captions(self, count: int) -> list[str]:
+        return self._data.captions(count)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_kernels_are_as_asked_and_put_back(place: Place, deterministic: bool) -> None:
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    recipe = place.recipe(UNET, "train.steps=1", f"train.deterministic={str(deterministic).lower()}")
+    asking = Asking(place.data(recipe))
+    place.train(recipe, f"kernels-{deterministic}", around=lambda data: asking)
+    assert asking.found == {(deterministic, not deterministic)}
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
+def test_metrics_say_how_the_run_goes(place: Place) -> None:
+    """Over a line of four steps: the bands' means, weighed by their rows, are the mean of all rows; the rest is there."""
+    place.train(place.recipe(UNET, "train.steps=8", "train.log_every=4", "train.global_batch_size=20"), "told")
+    first, second = (json.loads(line) for line in (place.path / "told" / "metrics.jsonl").read_text().splitlines())
+    assert {"loss", "grad_norm", "learning_rate", "samples", "skipped", "captions/test", *meter.BANDS, "memory_mib"} <= first.keys()
+    assert min(first[name] for name in meter.BANDS) < first["loss"] < max(first[name] for name in meter.BANDS)
+    assert first["memory_mib"] > 50
+    assert second["samples_per_second"] * second["seconds_per_step"] * 4 == pytest.approx(second["samples"] - first["samples"])
+    assert first["captions/test"] == first["samples"]
+
+
+def test_losses_by_band_are_those_of_their_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found, progress, rows = Meter("cpu"), Progress(), []
+    for made in (True, True, False, True):
+        level, losses = torch.rand(2, 6, generator=generator, dtype=torch.float64)
+        found.add(losses.mean(), losses * (1 if made else math.nan), level)
+        found.close(torch.tensor(made))
+        rows += [(loss, share) for loss, share in zip(losses.tolist(), level.tolist(), strict=True) if made]
+    assert found.share(progress) == 1
+    assert (progress.loss_steps, progress.skipped, progress.skipped_in_a_row) == (3, 1, 0)
+    told = meter.losses(progress)
+    assert told["loss"] == pytest.approx(np.mean([loss for loss, _ in rows]))
+    for band, name in enumerate(meter.BANDS):
+        assert told[name] == pytest.approx(np.mean([loss for loss, share in rows if band / 4 <= share < (band + 1) / 4]))
+    assert (progress.sums, progress.loss_steps) == ([], 0)
