@@ -3,7 +3,8 @@
 A step: this rank's slice of the global batch -> captions dropped, latents drawn from their posterior and noised (randomness from seed, step and
 key: `draws.py`), text encoded -> each micro-batch's share of the global mean loss, backwards -> clip, AdamW, average. So the numbers do not
 depend on how many ranks share the work, beyond rounding; and a run continued on as many ranks as before is the same bit for bit. What is
-no number is skipped by all ranks alike. Beside it run two threads: one makes the next step's rows (`rows.py`), one writes checkpoints (`saving.py`).
+no number is skipped by all ranks alike. Beside it run two threads: one writes checkpoints (`saving.py`), and on a GPU one makes the next step's
+rows (`rows.py`).
 """
 
 import logging
@@ -32,7 +33,7 @@ from ccray.training.ema import Ema
 from ccray.training.features import Features
 from ccray.training.meter import Meter
 from ccray.training.pace import Pace
-from ccray.training.rows import HostRows, one_ahead, prepare
+from ccray.training.rows import HostRows, one_ahead, one_by_one, prepare
 from ccray.training.saving import Saver
 from ccray.training.seen import Seen
 from ccray.training.tracking import progress_line
@@ -127,7 +128,7 @@ class _Run:
                 step = next(steps, None)
                 return None if step is None else prepare(next(batches), self.config.seed, step, self.config.caption_dropout, pinned)
 
-            yield from one_ahead(make)
+            yield from one_ahead(make) if pinned else one_by_one(make)
 
     @property
     def phase(self) -> Phase:

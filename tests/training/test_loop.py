@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from ccray.interfaces import Failed, LatentBatch, Latents
-from ccray.training import meter
+from ccray.training import loop, meter
 from ccray.training.checkpoint import Progress
 from ccray.training.meter import Meter
+from ccray.training.rows import one_ahead
 from tests.training.datasets import OtherWords
 from tests.training.tables import DIT, UNET, Place
 
@@ -83,6 +84,13 @@ def test_grids_and_events_are_written(place: Place, caplog: pytest.LogCaptureFix
         assert grid.size == (96, 96)  # eight captions of the data, three columns of 32 px
     assert list((place.path / "grids" / "tensorboard").glob("events.out.tfevents.*"))
     assert any("step 2/2" in message and "left" in message for message in caplog.messages)
+
+
+def test_rows_made_ahead_are_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU's loop does, on this machine."""
+    plain = losses(place, "one-by-one", "train.steps=7")
+    monkeypatch.setattr(loop, "one_by_one", one_ahead)
+    assert losses(place, "one-ahead", "train.steps=7") == plain
 
 
 def test_grids_leave_no_trace(place: Place) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from ccray.interfaces import Failed
 from ccray.storage import LEASE, Root
-from ccray.training.shelf import Shelf
+from ccray.training.shelf import Shelf, newest_step
 from ccray.training.tracking import FileTracker
 from tests.test_storage import root, s3_uri
 
@@ -70,3 +70,18 @@ def test_a_run_that_lost_its_lease_publishes_nothing(tmp_path: Path) -> None:
         first.publish(2)
     assert newest(first) == {"part"}
     assert json.loads(root.read("run/latest.json")) == {"checkpoint": "step-00000001", "complete": ["step-00000001"]}
+
+
+def test_who_deletes_the_newest_goes_back_to_the_one_before(root: Root, tmp_path: Path) -> None:
+    """Never to a torn one, even where a later checkpoint made it old."""
+    shelf = Shelf(root, "run", keep=2)
+    for step in (1, 3):
+        if step == 3:
+            shelf.put(2, rank_files(tmp_path / "torn", "part-of-2"))  # killed here; continued from step 1
+        shelf.put(step, rank_files(tmp_path / f"step-{step}", f"part-of-{step}"))
+        shelf.publish(step)
+    assert root.names("run") == ["latest.json", "step-00000001", "step-00000003"]
+    assert newest(shelf) == {"part-of-3"}
+    root.delete("run/step-00000003")
+    assert newest(shelf) == {"part-of-1"}
+    assert newest_step(root, "run") == 1
