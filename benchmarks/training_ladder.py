@@ -71,8 +71,8 @@ def ladder(recipe: Recipe, batch: int, micro: int, ranks: int, compiled: bool) -
 class Pictures:
     """Random pictures with captions, as this rank's slices of global batches; the VAE has run before, or runs now."""
 
-    def __init__(self, vae: Autoencoder, size_px: int, batch: int, width: int, rank: int, ranks: int) -> None:
-        self.vae, self.batch, self.width, self.rank, self.ranks = vae, batch, width, rank, ranks
+    def __init__(self, vae: Autoencoder, size_px: int, steps: int, batch: int, width: int, rank: int, ranks: int) -> None:
+        self.vae, self.steps, self.batch, self.width, self.rank, self.ranks = vae, steps, batch, width, rank, ranks
         self.pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, size_px, size_px, 3), np.uint8)
         self.online = False
         vae.encode(self.pixels[:width])
@@ -81,14 +81,14 @@ class Pictures:
         self.seconds = (time.perf_counter() - began) / PICTURES  # of the VAE for one picture
 
     def batches(self, start_step: int) -> Iterator[LatentBatch]:
-        step = start_step
-        while True:
+        """So many as are measured; then the run ends on every rank."""
+        for step in range(start_step, self.steps):
             every = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)
             keys = every[self.rank * self.batch // self.ranks : (self.rank + 1) * self.batch // self.ranks]
             rows = keys % PICTURES
             mean, std = self._encoded(rows) if self.online else (self.stored[0][rows], self.stored[1][rows])
             yield LatentBatch(keys, mean, std, [caption(int(key)) for key in keys], every)
-            step += 1
+        raise Enough
 
     def captions(self, count: int) -> list[str]:
         return [caption(key) for key in range(count)]
@@ -126,16 +126,14 @@ class Enough(Exception):
 
 
 class Clock:
-    """A tracker that looks at the clock at every line of metrics, and ends the run after the last."""
+    """A tracker that looks at the clock at every line of metrics."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.times, self.losses = steps, [time.perf_counter()], list[float]()
+    def __init__(self) -> None:
+        self.times, self.losses = [time.perf_counter()], list[float]()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.times.append(time.perf_counter())
         self.losses.append(values["loss"])
-        if step >= self.steps:
-            raise Enough
 
     def images(self, step: int, name: str, grid: np.ndarray) -> None: ...
 
@@ -155,9 +153,11 @@ def measure(row: Row, folder: Path, sizes: Sizes, data: Pictures, told: Told, ar
     data.width = recipe.train.micro_batch_size or arguments.batch
     if row.apart:
         components.text = told  # type: ignore[assignment]
-    clock = Clock(arguments.steps)
+    clock = Clock()
     with tempfile.TemporaryDirectory() as place, suppress(Enough):
         loop.train(recipe, LocalRuntime(Path(place) / "run", device), data, components, clock, arguments.threads)
+    if _rank():
+        return Measured(float("nan"), float("nan"))  # only the first rank is told of metrics
     lengths = np.diff(clock.times)[WARM_UP:]
     return Measured(statistics.median(lengths) / recipe.train.log_every, statistics.mean(clock.losses[-(len(clock.losses) // 4) :]))
 
@@ -183,12 +183,13 @@ def main() -> None:
         random_sd2.write(folder, sizes)
         recipe = random_sd2.recipe(folder, sizes, arguments.precision)
         components = pipeline.from_recipe(recipe, device=device)
-        data = Pictures(components.autoencoder, sizes.size_px, arguments.batch, arguments.micro, _rank(), ranks)
+        data = Pictures(components.autoencoder, sizes.size_px, arguments.steps, arguments.batch, arguments.micro, _rank(), ranks)
         told = Told(components.text, ["", *(caption(key) for key in range((arguments.steps + 2) * arguments.batch))])
         rows = ladder(recipe, arguments.batch, arguments.micro, ranks, arguments.full or arguments.compile)
         wanted = [rows[number] for number in arguments.rows or range(len(rows))]
         found = [(row, measure(row, folder, sizes, data, told, arguments, device)) for row in wanted]
-    _table(found, flops, arguments, device, ranks)
+    if _rank() == 0:
+        _table(found, flops, arguments, device, ranks)
     if _rank() == 0 and not arguments.rows:
         print(json.dumps(_answer(found, recipe, data.seconds, told.seconds, arguments, device, ranks)))
 

@@ -79,7 +79,7 @@ def measure(name: str, rows: int, pieces: int, switches: dict[str, object], devi
     sizes, config = SIZES[name], TrainConfig.model_validate(switches)
     shape = sizes.latent_shape
     expected = cost.training_memory(denoiser.meta(sizes.unet), config, rows, pieces, shape, TOKENS, sizes.text_width, device)
-    small = SIZES["narrow"].unet.model_copy(update={"block_out_channels": (16, 16, 16, 16)})
+    small = SIZES["narrow"].unet.model_copy(update={"block_out_channels": (32, 32, 32, 32)})
     _train(small, config, 1, 1, shape, sizes.text_width, device)  # libraries are read, pools are filled
     before = _reset(device)
     _train(sizes.unet, config, rows, pieces, shape, sizes.text_width, device)
