@@ -34,10 +34,10 @@ from ccray.sharded.ranks import RayRuntime, fit
 from ccray.sharded.streaming import Stream
 from ccray.sharded.texts import Asking, text_actors
 from ccray.storage import Manifest, Root, Stage
-from ccray.training import admission, export, loop
+from ccray.training import admission, export, loop, tracking, weights_and_biases
 from ccray.training.distant import AskedAhead, DistantText
 from ccray.training.shelf import Shelf, checkpoint_name, newest_step
-from ccray.training.tracking import METRICS, FileTracker, Silence
+from ccray.training.tracking import METRICS, Silence
 
 NAME = "train"
 
@@ -70,6 +70,8 @@ def run(recipe: Recipe, root: Root) -> Manifest:
         return found
     made = storage.inputs(root, recipe, NAME)
     admission.check_machines(recipe)
+    if "wandb" in recipe.resources.train.trackers:
+        weights_and_biases.check()
     admission.check(recipe, _latents(recipe, root, made))
     phases = phases_of(recipe)
     counted = [_counted(root, recipe, phase) for phase in phases]  # fails before anything is started when nothing is left
@@ -230,7 +232,7 @@ def _work(settings: dict[str, Any]) -> None:
     recipe, root, directory = work.recipe, work.root, work.directory
     runtime = RayRuntime(Shelf(root, directory, recipe.train.keep_checkpoints, work.holder))
     components, data = assembled(work, runtime.rank, runtime.world_size, runtime.device)
-    tracker = FileTracker(root, directory) if runtime.rank == 0 else Silence()
+    tracker = tracking.opened(root, directory, recipe.resources.train.trackers) if runtime.rank == 0 else Silence()
     trained = loop.train(recipe, runtime, data, components, tracker, runtime.threads(recipe))
     tracker.close()
     if trained.weights is not None:
