@@ -16,8 +16,8 @@ from ray._raylet import GcsClient
 from ray.core.generated import autoscaler_pb2
 
 from ccray.storage import Root
+from ccray.training.tracking import MEASURED
 from tests.ray.heads import BIN, REPOSITORY, Head, head
-from tests.training.tables import MEASURED
 
 PATIENCE_SECONDS = 600
 LOOK_SECONDS = 0.05

@@ -29,11 +29,11 @@ from ccray.stages import train
 from ccray.storage import Manifest, Root
 from ccray.training import loop
 from ccray.training.local import LocalRuntime
-from ccray.training.tracking import FileTracker
+from ccray.training.tracking import MEASURED, FileTracker
 from tests import folders
 from tests.conftest import Corridor
 from tests.data.loading import replay
-from tests.training.tables import MEASURED, finish, write_captions, write_shard
+from tests.training.tables import finish, write_captions, write_shard
 
 UNET = (
     "{kind: unet, sample_size: 8, block_out_channels: [16, 32], layers_per_block: 1, down_block_types: [CrossAttnDownBlock2D, DownBlock2D], "
