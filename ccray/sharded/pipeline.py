@@ -151,7 +151,8 @@ def execute(plan: Plan, book: Book) -> None:
                 ray_remote_args={"num_cpus": WRITE_CPUS, **on},
             )
         except (ray.exceptions.RayError, SystemException, OSError) as error:
-            raise Failed(f"{plan.what}: {reason_of(error)}; {CURE}") from error
+            where = plan.root.path(plan.staging)
+            raise Failed(f"{plan.what}: {reason_of(error)}; {CURE} (rows that wait to be sealed lie in {where})") from error
 
 
 def _mapped(rows: Dataset, step: Step, blocks: int, book: Book, on: dict[str, Any]) -> Dataset:

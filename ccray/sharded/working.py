@@ -5,6 +5,7 @@ variable only when the driver started their cluster).
 """
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,10 @@ from ccray.interfaces import Batch, Worker
 from ccray.sharded.journal import WHY, Book, Work, careful
 
 WORK_LOG = "CCRAY_WORK_LOG"
+# What Ray Data appends to a message when it does not try again.
+ADVICE = re.compile(
+    r"Failed to .+ after \d+/\d+ attempts \(total backoff|To change retry attempts, backoff|This looks like an AWS S3 permissions error"
+)
 Build = tuple[Callable[..., Worker], tuple[Any, ...]]  # a worker's class and its arguments
 
 
@@ -85,6 +90,6 @@ def to_table(batch: Batch, schema: pa.Schema) -> pa.Table:
 
 
 def reason_of(error: BaseException) -> str:
-    """The last line of what went wrong in a worker, without Ray's frames."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The last line of what went wrong in a worker, without Ray's frames and Ray Data's advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not ADVICE.match(line.strip())]
     return lines[-1] if lines else type(error).__name__

@@ -18,8 +18,8 @@ from ccray.config import Precision, TrainConfig
 from ccray.models.denoiser import predict
 from ccray.training import optimizer, shard
 
-# Multiply-adds of bf16 or fp16 with fp32 sums, dense (half of what data sheets print "with sparsity"), in FLOP/s. Each from NVIDIA's data sheet
-# of that product, the A10G's from AWS's G5 page; the longest name that a device's own name holds is its.
+# bf16 or fp16 with fp32 sums, dense (half of what is printed "with sparsity"), in FLOP/s; NVIDIA's data sheet of each product.
+# The longest name that a device's own name holds is its.
 PEAK_FLOPS_PER_SECOND: dict[str, float] = {
     "A100": 312e12,
     "H100": 989e12,  # SXM

@@ -154,7 +154,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(where: str, both: tup
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (48 << 10)))
     with pytest.raises(Failed, match=r"(?s)latents/.*No space left on device.*run the same command again once the cause is mended") as raised:
         encode.run(recipe, root)
-    print(where, raised.value)
+    assert str(root.path("latents")) in str(raised.value), "the place is named"
     assert ("could not be sealed" in str(raised.value)) == (where == "sealing")
     assert not list(small_disk.rglob(".shard-*")), "no half-written file keeps the disk full"
     ballast.unlink()
