@@ -20,15 +20,17 @@ class Ema:
         self.decay = decay
         self.average: dict[str, Tensor] = {}  # by the names of the model's parameters; empty outside of a window
         self._model = model
+        self._shards: tuple[list[Tensor], list[Tensor]] | None = None  # of averages and weights; to ask for them takes longer than to average
 
     def open(self) -> None:
         """Begin a window with the weights as they are; one that is open stays as it is."""
         if not self.average:
             self.average = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
+            self._shards = self._both()
 
     def close(self) -> None:
         """Forget the average."""
-        self.average = {}
+        self.average, self._shards = {}, None
 
     @torch.no_grad()
     def update(self, made: Tensor) -> None:
@@ -37,8 +39,8 @@ class Ema:
         Args:
             made: bool scalar on the weights' device; where it is false, the update was skipped and the average stays.
         """
-        if self.average:
-            averages, weights = self._both()
+        if self._shards is not None:
+            averages, weights = self._shards
             share = made.to(averages[0].dtype) * (1 - self.decay)
             torch._foreach_lerp_(averages, weights, [share] * len(averages))
 
