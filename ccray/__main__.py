@@ -139,6 +139,9 @@ HELP = {
 }
 
 
+PAGES = {"caption": "captions/report.html"}  # that a stage writes after its tables
+
+
 def _recipe(arguments: argparse.Namespace, words: list[str], default: str | None = None) -> tuple[Recipe, Root]:
     base = _named(arguments.recipe or default)
     root = Root(arguments.root or f"runs/{base.name}")
@@ -201,11 +204,14 @@ def _run_stage(name: str, recipe: Recipe, root: Root) -> None:
             probing.check(root)
         log.info("publish: finished, %s", summary(publish.run(recipe, root)))
         return
-    if not all(finished):
+    pages = [PAGES[name]] if name in PAGES else []
+    if not all(finished) or not all(map(root.exists, pages)):
         storage.inputs(root, recipe, name)
         probing.check(root)
         log.info("%s: %s", name, ", ".join(root.path(stage.directory) for stage in stages))
         _runner(name)(recipe, root)
+    if not stages:
+        log.info("%s: nothing to do for this recipe", name)
     for stage, before in zip(stages, finished, strict=True):
         manifest = storage.read_manifest(root, stage.directory)
         assert manifest is not None

@@ -59,6 +59,7 @@ def _captioned(recipe: Recipe, root: Root, captioner: str, stage: Stage) -> Mani
         finished(root, read, f"captioner {captioner}")
         source = read.directory
     with running(root, stage) as manifest:
+        root.delete(report.REPORT)  # it would not know of these; a kill leaves none, and the next run writes it
         target = Door(stage.directory, schema.CAPTIONS, "key")
         manifest.shards = map_shards(root, stage, source, _columns(config), _steps(root, config, pool), target, pool.rows_per_block)
         manifest.rows = sum(manifest.shards.values())
