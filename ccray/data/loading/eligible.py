@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ccray import licenses, storage
 from ccray.config import IMPORTED
 from ccray.data.loading import shards
+from ccray.data.loading.shards import Shard
 from ccray.interfaces import Failed
 from ccray.licenses import Policy
 from ccray.storage import CAPTIONS, Root
@@ -59,18 +59,15 @@ def facts_of(root: Root, doors: Doors) -> dict[str, str]:
     return {name: str(manifest.facts[name]) for name in FACTS if name in manifest.facts}
 
 
-def check_facts(root: Root, directory: str, shard: int, file: pq.ParquetFile, facts: dict[str, str]) -> None:
+def check_facts(one: Shard, facts: dict[str, str], told: str) -> None:
     """Raises:
     Failed: when a shard of latents says of itself that it is of another VAE or size than its table.
     """
-    metadata = file.schema_arrow.metadata or {}
+    metadata = one.file.schema_arrow.metadata or {}
     for name, expected in facts.items():
         made = metadata.get(name.encode(), expected.encode()).decode()
         if made != expected:
-            raise Failed(
-                f"{shards.path(root, directory, shard)} holds latents of {name} {made}, but expected {expected}, as {directory}/{storage.MANIFEST} "
-                f"has it: {shards.cure(root, directory)}"
-            )
+            raise Failed(f"{one.path} holds latents of {name} {made}, but expected {expected}, as {told}")
 
 
 def admitted(root: Root, doors: Doors, shard: int, facts: dict[str, str]) -> tuple[np.ndarray, Admitted]:
@@ -79,9 +76,9 @@ def admitted(root: Root, doors: Doors, shard: int, facts: dict[str, str]) -> tup
     Raises:
         Failed: when a file is missing, torn, or of latents that `facts` do not describe.
     """
-    with shards.opened(root, doors.latents, shard) as file:
-        check_facts(root, doors.latents, shard, file, facts)
-        latents = file.read(["key", "status"], use_threads=False).select(["key", "status"])
+    with shards.opened(root, doors.latents, shard) as one:
+        check_facts(one, facts, f"{doors.latents}/{storage.MANIFEST} has it: {shards.cure(root, doors.latents)}")
+        latents = one.file.read(["key", "status"], use_threads=False).select(["key", "status"])
     keys = latents["key"].to_numpy()
     may = contains(_permitted(root, doors, shard), keys) & pc.equal(latents["status"], "ok").to_numpy()
     there = [may & contains(_described(root, directory, shard, doors.statuses), keys) for directory, _ in doors.captions]

@@ -163,8 +163,8 @@ class LatentDataset:
         """[C, h, w] of all latents: as the first shard that is trained on has it."""
         shard = min(self.index.rows)
         _, described = self._described(shard)
-        with shards.opened(self.root, self.doors.latents, shard) as file:
-            return reading.shape_of(file, int(np.argmax(described.any(axis=1))), shards.path(self.root, self.doors.latents, shard))
+        with shards.opened(self.root, self.doors.latents, shard) as one:
+            return reading.shape_of(one, int(np.argmax(described.any(axis=1))))
 
     def _read(self, held: _Held, number: int, gone: np.ndarray) -> None:
         """Fill in what shard `number` of a window gives."""
@@ -180,8 +180,8 @@ class LatentDataset:
         to = to[np.argsort(held.own[to])]
         mine = held.own[to] - begin
         if len(mine):
-            with shards.opened(self.root, self.doors.latents, shard) as file:
-                reading.fill(held.latents, to, file, rows[mine], shards.path(self.root, self.doors.latents, shard))
+            with shards.opened(self.root, self.doors.latents, shard) as one:
+                reading.fill(held.latents, to, one, rows[mine])
             held.captions[to] = texts(self.root, self.doors, shard, keys[mine], tables[mine])
 
     def _described(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
