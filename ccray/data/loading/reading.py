@@ -22,12 +22,6 @@ class Latents:
         return Latents(*(np.empty((rows, *shape), np.float16) for _ in range(2)))
 
 
-def shape_of(shard: Shard, row: int) -> tuple[int, ...]:
-    """[C, h, w] of the latents in a row of a shard that has them."""
-    column = shard.file.read(["latent_shape"], use_threads=False)["latent_shape"]
-    return tuple(_rows(column, np.array([row]), 3, shard.path)[0].tolist())
-
-
 def fill(latents: Latents, to: np.ndarray, shard: Shard, rows: np.ndarray) -> None:
     """Read some rows of a shard.
 
@@ -38,24 +32,15 @@ def fill(latents: Latents, to: np.ndarray, shard: Shard, rows: np.ndarray) -> No
         rows: their numbers in the file, int64 [n], ascending.
 
     Raises:
-        Failed: when their shape is not that of `latents`.
+        Failed: when one has another number of values than `latents`.
     """
     ends = np.cumsum([shard.file.metadata.row_group(group).num_rows for group in range(shard.file.num_row_groups)])
     groups = np.searchsorted(ends, rows, side="right")
     for group in np.unique(groups).tolist():
         some = slice(*np.searchsorted(groups, [group, group + 1]).tolist())
         within = rows[some] - (ends[group - 1] if group else 0)
-        _check_shape(shard, group, within, latents.mean.shape[1:])
         for name, target in (("latent_mean", latents.mean), ("latent_std", latents.std)):
             _copy(shard, group, name, within, target, to[some])
-
-
-def _check_shape(shard: Shard, group: int, rows: np.ndarray, expected: tuple[int, ...]) -> None:
-    column = shard.file.read_row_group(group, ["latent_shape"], use_threads=False)["latent_shape"]
-    found = _rows(column, rows, 3, shard.path)
-    others = np.unique(found[(found != expected).any(axis=1)], axis=0).tolist()
-    if others:
-        raise Failed(f"{shard.path} has latents of shape {others[0]}, but expected {list(expected)} as in the first shard: encode all at one size")
 
 
 def _copy(shard: Shard, group: int, name: str, rows: np.ndarray, target: np.ndarray, to: np.ndarray) -> None:
@@ -69,11 +54,21 @@ def _copy(shard: Shard, group: int, name: str, rows: np.ndarray, target: np.ndar
     if name == "latent_std" and column.null_count == len(column):  # only the mean was kept
         target[to] = 0
     else:
-        target[to] = _rows(column, rows, width, shard.path).reshape(-1, *target.shape[1:])
+        target[to] = lists_of(column, rows, width, shard.path).reshape(-1, *target.shape[1:])
 
 
-def _rows(column: pa.ChunkedArray, rows: np.ndarray, width: int, path: str) -> np.ndarray:
-    """Some rows of a column of lists, [n width], where all lists are so long. Rows without a list are passed over; none of `rows` may be one."""
+def lists_of(column: pa.ChunkedArray, rows: np.ndarray, width: int, path: str) -> np.ndarray:
+    """Some rows of a column of lists: [n width].
+
+    Args:
+        column: of lists, all of which are `width` long; rows without one are passed over.
+        rows: which of its rows, int64 [n]; each has a list.
+        width: numbers in each list.
+        path: of the file, for messages.
+
+    Raises:
+        Failed: when it is otherwise.
+    """
     lists = column.combine_chunks()
     offsets = lists.offsets.to_numpy()
     lengths = np.diff(offsets)
