@@ -169,7 +169,11 @@ def _write_ours(folder: str, shard: int, latents: np.ndarray) -> None:
         columns = {"key": keys, "shard": np.full(len(keys), shard, np.int32)} | given
         table = pa.table([pa.array(columns.get(field.name, [None] * len(keys)), field.type) for field in door], schema=door)
         sink = pa.BufferOutputStream()
-        plain = {"compression": "none", "use_dictionary": False} if directory.startswith("latents") else {"compression": "zstd"}
+        plain = (
+            {"compression": "none", "use_dictionary": False, "write_statistics": False}
+            if directory.startswith("latents")
+            else {"compression": "zstd"}
+        )
         pq.write_table(table, sink, row_group_size=GROUP_ROWS if directory.startswith("latents") else SHARD_ROWS, **plain)
         root.write(f"{directory}/{storage.shard_name(shard)}", sink.getvalue())
 

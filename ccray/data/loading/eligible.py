@@ -5,16 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ccray import licenses, storage
 from ccray.config import IMPORTED
 from ccray.data.loading import shards
+from ccray.data.loading.reading import lists_of
+from ccray.data.loading.shards import Shard
 from ccray.interfaces import Failed
 from ccray.licenses import Policy
 from ccray.storage import CAPTIONS, Root
 
-COLUMNS = ["key", "caption", "status"]
+COLUMNS = ["key", "status", "latent_shape"]  # of the latents
 FACTS = ("vae", "vae_sha256", "scaling_factor", "shift_factor", "latent_channels", "latent_size")  # that a file of latents says of itself
 
 
@@ -36,6 +37,7 @@ class Admitted:
     rows: int  # of the file
     tables: int
     bits: np.ndarray  # uint8
+    shape: tuple[int, ...]  # [C, h, w] of every latent of the file; () when there is none
 
     def described(self) -> np.ndarray:
         """Which tables have a caption that may be trained on, of each row that may be, bool [rows tables]."""
@@ -59,18 +61,15 @@ def facts_of(root: Root, doors: Doors) -> dict[str, str]:
     return {name: str(manifest.facts[name]) for name in FACTS if name in manifest.facts}
 
 
-def check_facts(root: Root, directory: str, shard: int, file: pq.ParquetFile, facts: dict[str, str]) -> None:
+def check_facts(one: Shard, facts: dict[str, str], told: str) -> None:
     """Raises:
     Failed: when a shard of latents says of itself that it is of another VAE or size than its table.
     """
-    metadata = file.schema_arrow.metadata or {}
+    metadata = one.file.schema_arrow.metadata or {}
     for name, expected in facts.items():
         made = metadata.get(name.encode(), expected.encode()).decode()
         if made != expected:
-            raise Failed(
-                f"{shards.path(root, directory, shard)} holds latents of {name} {made}, but expected {expected}, as {directory}/{storage.MANIFEST} "
-                f"has it: {shards.cure(root, directory)}"
-            )
+            raise Failed(f"{one.path} holds latents of {name} {made}, but expected {expected}, as {told}")
 
 
 def admitted(root: Root, doors: Doors, shard: int, facts: dict[str, str]) -> tuple[np.ndarray, Admitted]:
@@ -79,13 +78,29 @@ def admitted(root: Root, doors: Doors, shard: int, facts: dict[str, str]) -> tup
     Raises:
         Failed: when a file is missing, torn, or of latents that `facts` do not describe.
     """
-    with shards.opened(root, doors.latents, shard) as file:
-        check_facts(root, doors.latents, shard, file, facts)
-        latents = file.read(["key", "status"], use_threads=False).select(["key", "status"])
-    keys = latents["key"].to_numpy()
-    may = contains(permitted(root, doors, shard), keys) & pc.equal(latents["status"], "ok").to_numpy()
+    with shards.opened(root, doors.latents, shard) as one:
+        check_facts(one, facts, f"{doors.latents}/{storage.MANIFEST} has it: {shards.cure(root, doors.latents)}")
+        latents = one.file.read(COLUMNS, use_threads=False).select(COLUMNS)
+    keys, fine = latents["key"].to_numpy(), pc.equal(latents["status"], "ok").to_numpy()
+    shape = _shape(latents["latent_shape"], np.flatnonzero(fine), one.path)
+    may = contains(permitted(root, doors, shard), keys) & fine
     there = [may & contains(described(root, directory, shard, doors.statuses), keys) for directory, _ in doors.captions]
-    return keys, Admitted(len(keys), len(there), np.packbits(np.stack(there, axis=1)))
+    return keys, Admitted(len(keys), len(there), np.packbits(np.stack(there, axis=1)), shape)
+
+
+def _shape(column: pa.ChunkedArray, rows: np.ndarray, path: str) -> tuple[int, ...]:
+    """The shape that all rows with latents have."""
+    found = lists_of(column, rows, 3, path)
+    if (found != found[:1]).any():
+        raise Failed(f"{path} mixes latents of shapes {np.unique(found, axis=0).tolist()}: encode at one size")
+    return tuple(found[0].tolist()) if len(found) else ()
+
+
+def mixed(root: Root, doors: Doors, shapes: dict[tuple[int, ...], int]) -> str:
+    """What is wrong with a table in which two shards have latents of two shapes."""
+    (one, first), (other, second) = shapes.items()
+    path, name = shards.path(root, doors.latents, first), storage.shard_name(second)
+    return f"{path} has latents of shape {list(one)}, but {name} of {list(other)}: {shards.cure(root, doors.latents)}"
 
 
 def contains(some: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -110,7 +125,7 @@ def described(root: Root, directory: str, shard: int, statuses: tuple[str, ...])
     if not root.exists(f"{directory}/{name}"):
         _check_absence(root, directory, name)
         return np.array([], np.int64)
-    table = shards.columns(root, directory, shard, COLUMNS)
+    table = shards.columns(root, directory, shard, ["key", "caption", "status"])
     words = pc.replace_substring_regex(table["status"], "(?s):.*", "")  # "undecodable: why" is told apart by its first word
     says = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table["caption"])), 0)
     return np.sort(table["key"].filter(pc.and_(pc.is_in(words, pa.array(statuses, pa.string())), says)).to_numpy())

@@ -10,9 +10,9 @@ window is 512 MiB of latents. Each of 128 ranks keeps 4 MiB of it, and reads one
 about 20 MiB where row groups have 256 rows; and 256 KiB of keys. Which rows may be trained on is found out once in a run and kept, a bit a row and
 table of captions: it would be nearly half of what such a rank computes (95 ms a window without, 54 ms with it).
 
-Memory in bytes, of a rank that has n rows of a window of N: two windows (one in use, the next being read) of n x (row of latents + caption) + 26 N, and
-for each of `READERS` threads one row group of latents, as stored and twice as decoded, and one shard's captions. The latents of a batch are a part of
-its window's: who keeps a batch keeps the window.
+Memory in bytes, of a rank that has n rows of a window of N: two windows (one in use, the next being read) of n x (row of latents + caption) + 26 N, the
+batch, and for each of `READERS` threads one row group of latents, as stored and twice as decoded, and one shard's captions. Windows follow each
+other in the same memory, because a machine takes longer to find new memory than to copy a batch out of it.
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ import numpy as np
 
 from ccray.data.loading import reading, shards
 from ccray.data.loading.drawing import drawn, texts
-from ccray.data.loading.eligible import Admitted, Doors, admitted, contains, facts_of
+from ccray.data.loading.eligible import Admitted, Doors, admitted, contains, facts_of, mixed
 from ccray.data.loading.order import Order, Part, Window, windows
 from ccray.data.loading.reading import Latents
 from ccray.data.loading.rounds import Index, Rounds, gone_keys
@@ -45,7 +45,7 @@ class _Held:
     own: np.ndarray  # int64 [n]: places of this rank's rows in the order of their use
     keys: np.ndarray  # int64 [N]
     tables: np.ndarray  # int16 [N]
-    latents: Latents  # n rows
+    latents: Latents  # n rows, and room for more
     captions: np.ndarray  # object [n]
 
 
@@ -97,7 +97,6 @@ class LatentDataset:
                     if part.last:
                         yield self._batch(pieces)
                         pieces = []
-                del held  # before the one after the next is begun
 
     def captions(self, count: int) -> list[str]:
         """Up to `count` different captions of the first shards, of images that are trained on now, as drawn in the first epoch."""
@@ -129,29 +128,35 @@ class LatentDataset:
         """
         pool = ThreadPoolExecutor(READERS, "ccray-latents")
         ahead: deque[tuple[_Held, list[Future[None]]]] = deque()
+        spare: list[Latents] = []
         try:
             current = self._rounds.at(start_step)
             while True:
                 gone = gone_keys(self.root, current.index.takedowns)
                 for window, first in windows(current, self.order, start_step):
-                    held = self._room(window, first)
+                    held = self._room(window, first, spare)
                     ahead.append((held, [pool.submit(self._read, held, number, gone) for number in range(len(window.shards))]))
-                    del held
                     if len(ahead) == 2:
-                        yield _ready(*ahead.popleft())
+                        held = _ready(*ahead.popleft())
+                        yield held
+                        spare.append(held.latents)
                 while self._recorded and ahead:
-                    yield _ready(*ahead.popleft())
+                    held = _ready(*ahead.popleft())
+                    yield held
+                    spare.append(held.latents)
                 current = self._rounds.after(current)
                 start_step = current.first_step
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _room(self, window: Window, first: int) -> _Held:
-        """Room for a window of which this rank's rows are read from the epoch's row `first` on."""
+    def _room(self, window: Window, first: int, spare: list[Latents]) -> _Held:
+        """Room for a window of which this rank's rows are read from the epoch's row `first` on, in the memory of an earlier one if that is enough."""
         parts = window.parts(first, self.rank, self.world_size)
         own = np.concatenate([part.own for part in parts])
         count = window.bounds[-1]
-        latents = Latents.empty(len(own), self._shape)
+        latents = spare.pop() if spare else Latents.empty(0, self._shape)
+        if len(latents.mean) < len(own):
+            latents = Latents.empty(len(own), self._shape)
         return _Held(window, parts, own, np.empty(count, np.int64), np.empty(count, np.int16), latents, np.empty(len(own), object))
 
     @cached_property
@@ -162,9 +167,8 @@ class LatentDataset:
     def _shape(self) -> tuple[int, ...]:
         """[C, h, w] of all latents: as the first shard that is trained on has it."""
         shard = min(self.index.rows)
-        _, described = self._described(shard)
-        with shards.opened(self.root, self.doors.latents, shard) as file:
-            return reading.shape_of(file, int(np.argmax(described.any(axis=1))), shards.path(self.root, self.doors.latents, shard))
+        self._described(shard)
+        return self._admitted[shard].shape
 
     def _read(self, held: _Held, number: int, gone: np.ndarray) -> None:
         """Fill in what shard `number` of a window gives."""
@@ -180,8 +184,9 @@ class LatentDataset:
         to = to[np.argsort(held.own[to])]
         mine = held.own[to] - begin
         if len(mine):
-            with shards.opened(self.root, self.doors.latents, shard) as file:
-                reading.fill(held.latents, to, file, rows[mine], shards.path(self.root, self.doors.latents, shard))
+            with shards.opened(self.root, self.doors.latents, shard) as one:
+                self._check_shape(shard)
+                reading.fill(held.latents, to, one, rows[mine])
             held.captions[to] = texts(self.root, self.doors, shard, keys[mine], tables[mine])
 
     def _described(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,6 +197,11 @@ class LatentDataset:
             keys, known = admitted(self.root, self.doors, shard, self._facts)
             self._admitted[shard] = known
         return keys, known.described()
+
+    def _check_shape(self, shard: int) -> None:
+        found = self._admitted[shard].shape
+        if found != self._shape:
+            raise Failed(mixed(self.root, self.doors, {found: shard, self._shape: min(self.index.rows)}))
 
     def _check_count(self, shard: int, found: int, counted: int) -> None:
         if found != counted:
@@ -208,7 +218,7 @@ def _ready(held: _Held, futures: list[Future[None]]) -> _Held:
 
 
 def _piece(held: _Held, part: Part, used: int) -> _Piece:
-    """What a part takes of a window, of whose own rows `used` were taken before. Nothing is copied of the latents."""
+    """What a part takes of a window, of whose own rows `used` were taken before."""
     rows = slice(used, used + len(part.own))
-    mean, std = held.latents.mean[rows], held.latents.std[rows]
+    mean, std = held.latents.mean[rows].copy(), held.latents.std[rows].copy()
     return _Piece(held.keys[part.places], held.tables[part.places], held.keys[part.own], mean, std, held.captions[rows])

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ccray.data.loading.pages import equal_lists
+from ccray.data.loading.shards import Shard
 from ccray.interfaces import Failed
-
-COLUMNS = ["latent_mean", "latent_std", "latent_shape"]
 
 
 @dataclass(frozen=True)
@@ -23,51 +22,53 @@ class Latents:
         return Latents(*(np.empty((rows, *shape), np.float16) for _ in range(2)))
 
 
-def shape_of(file: pq.ParquetFile, row: int, path: str) -> tuple[int, ...]:
-    """[C, h, w] of the latents in a row of a shard that has them."""
-    column = file.read(["latent_shape"], use_threads=False)["latent_shape"]
-    return tuple(_rows(column, np.array([row]), 3, path)[0].tolist())
-
-
-def fill(latents: Latents, to: np.ndarray, file: pq.ParquetFile, rows: np.ndarray, path: str) -> None:
+def fill(latents: Latents, to: np.ndarray, shard: Shard, rows: np.ndarray) -> None:
     """Read some rows of a shard.
 
     Args:
         latents: where they go.
         to: the place there of each of `rows`, int64 [n].
-        file: the shard.
+        shard: opened.
         rows: their numbers in the file, int64 [n], ascending.
-        path: of the file, for messages.
 
     Raises:
-        Failed: when their shape is not that of `latents`.
+        Failed: when one has another number of values than `latents`.
     """
-    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+    ends = np.cumsum([shard.file.metadata.row_group(group).num_rows for group in range(shard.file.num_row_groups)])
     groups = np.searchsorted(ends, rows, side="right")
     for group in np.unique(groups).tolist():
         some = slice(*np.searchsorted(groups, [group, group + 1]).tolist())
-        table = file.read_row_group(group, columns=COLUMNS, use_threads=False)
-        _fill(latents, to[some], table, rows[some] - (ends[group - 1] if group else 0), path)
+        within = rows[some] - (ends[group - 1] if group else 0)
+        for name, target in (("latent_mean", latents.mean), ("latent_std", latents.std)):
+            _copy(shard, group, name, within, target, to[some])
 
 
-def _fill(latents: Latents, to: np.ndarray, table: pa.Table, rows: np.ndarray, path: str) -> None:
-    expected = latents.mean.shape[1:]
-    found = _rows(table["latent_shape"], rows, 3, path)
-    others = np.unique(found[(found != expected).any(axis=1)], axis=0).tolist()
-    if others:
-        raise Failed(
-            f"{path} has latents of shape {others[0]}, but expected {list(expected)} as in the first shard of the table: encode all at one size"
-        )
-    width = int(np.prod(expected))
-    latents.mean[to] = _rows(table["latent_mean"], rows, width, path).reshape(-1, *expected)
-    if table["latent_std"].null_count == len(table):  # only the mean was kept
-        latents.std[to] = 0
+def _copy(shard: Shard, group: int, name: str, rows: np.ndarray, target: np.ndarray, to: np.ndarray) -> None:
+    """Some rows of a column in a row group, copied to their places."""
+    width = int(np.prod(target.shape[1:]))
+    found = equal_lists(shard.source, shard.file, group, name, width)
+    if found is not None:
+        target[to] = (found if len(found) == len(rows) else found[rows]).reshape(-1, *target.shape[1:])
+        return
+    column = shard.file.read_row_group(group, [name], use_threads=False)[name]
+    if name == "latent_std" and column.null_count == len(column):  # only the mean was kept
+        target[to] = 0
     else:
-        latents.std[to] = _rows(table["latent_std"], rows, width, path).reshape(-1, *expected)
+        target[to] = lists_of(column, rows, width, shard.path).reshape(-1, *target.shape[1:])
 
 
-def _rows(column: pa.ChunkedArray, rows: np.ndarray, width: int, path: str) -> np.ndarray:
-    """Some rows of a column of lists, [n width], where all lists are so long. Rows without a list are passed over; none of `rows` may be one."""
+def lists_of(column: pa.ChunkedArray, rows: np.ndarray, width: int, path: str) -> np.ndarray:
+    """Some rows of a column of lists: [n width].
+
+    Args:
+        column: of lists, all of which are `width` long; rows without one are passed over.
+        rows: which of its rows, int64 [n]; each has a list.
+        width: numbers in each list.
+        path: of the file, for messages.
+
+    Raises:
+        Failed: when it is otherwise.
+    """
     lists = column.combine_chunks()
     offsets = lists.offsets.to_numpy()
     lengths = np.diff(offsets)
@@ -76,4 +77,4 @@ def _rows(column: pa.ChunkedArray, rows: np.ndarray, width: int, path: str) -> n
         raise Failed(f"{path} has rows of {wrong[0]} values in a column of lists, expected {width} in each: remove its folder and run `ccray encode`")
     values: np.ndarray = lists.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]].reshape(-1, width)
     places = (offsets[rows] - offsets[0]) // width
-    return values if np.array_equal(places, np.arange(len(values))) else values[places]
+    return values[places]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ccray import storage, takedowns
-from ccray.data.loading.eligible import Doors, admitted, contains, facts_of
+from ccray.data.loading.eligible import Doors, admitted, contains, facts_of, mixed
 from ccray.interfaces import Failed
 from ccray.storage import Root
 
@@ -90,13 +90,18 @@ def _count(root: Root, doors: Doors, names: tuple[str, ...]) -> Index:
     gone, facts = gone_keys(root, names), facts_of(root, doors)
     shards = storage.sealed_shards(root, doors.latents)
 
-    def count(shard: int) -> int:
+    def count(shard: int) -> tuple[int, tuple[int, ...]]:
         keys, found = admitted(root, doors, shard, facts)
-        return int(np.count_nonzero(found.described().any(axis=1) & ~contains(gone, keys)))
+        return int(np.count_nonzero(found.described().any(axis=1) & ~contains(gone, keys))), found.shape
 
     with ThreadPoolExecutor(READERS) as pool:
-        counted = list(pool.map(count, shards))
-    return Index({shard: rows for shard, rows in zip(shards, counted, strict=True) if rows}, names)
+        counted = {shard: found for shard, found in zip(shards, pool.map(count, shards), strict=True) if found[0]}
+    shapes: dict[tuple[int, ...], int] = {}
+    for shard, (_, shape) in counted.items():
+        if shape not in shapes and len(shapes) == 1:
+            raise Failed(mixed(root, doors, {shape: shard} | shapes))
+        shapes.setdefault(shape, shard)
+    return Index({shard: rows for shard, (rows, _) in counted.items()}, names)
 
 
 def gone_keys(root: Root, names: tuple[str, ...]) -> np.ndarray:

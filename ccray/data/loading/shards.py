@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,13 +13,22 @@ from ccray.interfaces import Failed
 from ccray.storage import CAPTIONS, Root
 
 
+@dataclass(frozen=True)
+class Shard:
+    """An open shard."""
+
+    path: str
+    source: pa.NativeFile
+    file: pq.ParquetFile
+
+
 def path(root: Root, directory: str, shard: int) -> str:
     """As the root's file system and people name it."""
     return root.path(f"{directory}/{storage.shard_name(shard)}")
 
 
 @contextmanager
-def opened(root: Root, directory: str, shard: int) -> Iterator[pq.ParquetFile]:
+def opened(root: Root, directory: str, shard: int) -> Iterator[Shard]:
     """A sealed shard. What Arrow raises where it is read inside is told in its name.
 
     Raises:
@@ -27,7 +37,7 @@ def opened(root: Root, directory: str, shard: int) -> Iterator[pq.ParquetFile]:
     place = path(root, directory, shard)
     try:
         with root.filesystem.open_input_file(place) as source, pq.ParquetFile(source, pre_buffer=True) as file:
-            yield file
+            yield Shard(place, source, file)
     except FileNotFoundError:
         raise Failed(f"{place} is missing, but other tables of the same images have this shard: {cure(root, directory)}") from None
     except (OSError, pa.ArrowException, KeyError) as error:
@@ -37,8 +47,8 @@ def opened(root: Root, directory: str, shard: int) -> Iterator[pq.ParquetFile]:
 
 def columns(root: Root, directory: str, shard: int, names: list[str]) -> pa.Table:
     """Some columns of a shard, in one thread: readers work side by side. Raises as `opened`."""
-    with opened(root, directory, shard) as file:
-        return file.read(names, use_threads=False).select(names)
+    with opened(root, directory, shard) as one:
+        return one.file.read(names, use_threads=False).select(names)
 
 
 def cure(root: Root, directory: str) -> str:
