@@ -44,14 +44,21 @@ class Machines:
                 self.nodes[name] = subprocess.Popen([str(BIN / "ray"), "start", *words], env=environment, stdout=log, stderr=log)
 
     def await_alive(self, count: int) -> None:
-        """Until so many nodes have joined, the head among them; one that did not come up, as happens on a busy machine, is replaced."""
+        """Until just so many nodes are alive, the head among them; one that did not come up, as happens on a busy machine, is replaced."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(self.found.nodes()) < count:
+        while len(self.found.nodes()) != count:
             assert time.monotonic() < deadline
             for name in [name for name, process in self.nodes.items() if process.poll() is not None]:
                 del self.nodes[name]
                 self.join()
             time.sleep(0.5)
+
+    def keep(self, count: int) -> None:
+        """Just so many nodes beside the head."""
+        for name in sorted(self.nodes)[count:]:
+            self.kill_node(name)
+        self.join(count - len(self.nodes))
+        self.await_alive(count + 1)
 
     def ranks(self) -> dict[str, int]:
         """Node -> process of the rank that it holds."""

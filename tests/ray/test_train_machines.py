@@ -91,6 +91,7 @@ def test_kills_and_a_notice_leave_the_same_run(nodes: Machines, whole: Training,
     assert [step for step in gone.checkpoints if step > noticed and step % EVERY], "made because of the notice"
     assert gone.redone <= gone.last - min(step for step in gone.checkpoints if step > noticed), "no more than since then"
     assert leaving not in nodes.ranks(), "on other machines"
+    nodes.kill_node(leaving)
     run.end()
     same(run, whole)
 
@@ -103,8 +104,7 @@ def seconds_of(run: Training, steps: int) -> float:
 
 def test_a_run_goes_on_with_the_ranks_that_are_left(nodes: Machines, whole: Training, place: tuple[Root, tuple[str, ...]]) -> None:
     """Of two nodes one dies and none comes in its place: one rank goes on from the newest checkpoint, with the same batches."""
-    for name in sorted(nodes.nodes)[2:]:
-        nodes.kill_node(name)
+    nodes.keep(2)
     root, settings = place
     run = Training(nodes, root, (*settings, "resources.train.min_workers=1"), "fewer").start()
     run.until(EVERY + 3)
