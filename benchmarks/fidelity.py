@@ -31,13 +31,13 @@ from ccray.training.local import LocalRuntime
 from ccray.training.loop import Trained
 
 THREADS = 2
+# More updates of fewer rows than the recipes take: after as many rows the transformer's loss was 0.71 in place of 0.87.
+UPDATES = "train.global_batch_size=32"
 # Name -> recipe, and the settings laid over it.
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "unet-epsilon": ("tiny", ("objective.kind=epsilon",)),
-    "unet-v": ("tiny", ("objective.kind=v", "objective.zero_terminal_snr=true")),
-    "unet-flow": ("tiny", ()),
-    # At the UNet's settings 0.53: a transformer needs more updates, which smaller batches give.
-    "dit-flow": ("tiny-dit", ("train.global_batch_size=32", "train.learning_rate=2e-3", "train.steps=2400")),
+    "unet-epsilon": ("tiny", ("objective.kind=epsilon", UPDATES, "train.steps=2000")),
+    "unet-v": ("tiny", ("objective.kind=v", "objective.zero_terminal_snr=true", UPDATES, "train.steps=2000")),
+    "dit-flow": ("tiny-dit", (UPDATES, "train.steps=2400", "train.learning_rate=2e-3")),
 }
 
 
