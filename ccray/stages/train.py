@@ -175,7 +175,9 @@ def _absolute(recipe: Recipe) -> Recipe:
         update={
             "train": recipe.train.model_copy(update={"start_from": start and place(start)}),
             "encode": recipe.encode.model_copy(update={"model": place(recipe.encode.model)}),
-            "text": recipe.text.model_copy(update={"model": place(recipe.text.model)}),
+            "text": recipe.text.model_copy(
+                update={"model": place(recipe.text.model), "tokenizer": recipe.text.tokenizer and place(recipe.text.tokenizer)}
+            ),
         }
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from ccray.config import Recipe, final_size_px, phases_of, sizes_of
 from ccray.interfaces import Refused
 from ccray.models import pipeline
 from ccray.storage import Root
+
+READERS = 16
 
 
 def check(recipe: Recipe, latents: Sequence[dict[str, Any]]) -> None:
@@ -36,18 +39,25 @@ def check_shards(root: Root, directory: str, shards: dict[str, int]) -> None:
     Raises:
         Refused: when one is missing, cannot be read, or has other rows.
     """
-    cure = f"put it back, or remove {root.path(directory)} and run `ccray encode` again"
-    for name, rows in shards.items():
-        path = f"{directory}/{name}"
-        if not root.exists(path):
-            raise Refused(f"{root.path(path)} is missing, but {directory}/{storage.MANIFEST} lists it with {rows} rows: {cure}")
-        try:
-            with pq.ParquetFile(root.path(path), filesystem=root.filesystem) as file:
-                found = file.metadata.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise Refused(f"{root.path(path)} cannot be read as Parquet ({' '.join(str(error).split())[:200]}): {cure}") from None
-        if found != rows:
-            raise Refused(f"{root.path(path)} has {found} rows, but {directory}/{storage.MANIFEST} lists it with {rows}: {cure}")
+    there = set(root.names(directory))
+    with ThreadPoolExecutor(READERS) as pool:  # a shard is one wait on the store
+        faults = pool.map(lambda name: _fault(root, directory, name, shards[name], name in there), shards)
+        found = next((fault for fault in faults if fault is not None), None)
+    if found is not None:
+        raise Refused(f"{found}: put it back, or remove {root.path(directory)} and run `ccray encode` again")
+
+
+def _fault(root: Root, directory: str, name: str, rows: int, there: bool) -> str | None:
+    """What is wrong with one file."""
+    path, told = root.path(f"{directory}/{name}"), f"{directory}/{storage.MANIFEST} lists it with {rows}"
+    if not there:
+        return f"{path} is missing, but {told} rows"
+    try:
+        with pq.ParquetFile(path, filesystem=root.filesystem) as file:
+            found = file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        return f"{path} cannot be read as Parquet ({' '.join(str(error).split())[:200]})"
+    return None if found == rows else f"{path} has {found} rows, but {told}"
 
 
 def check_machines(recipe: Recipe) -> None:
@@ -88,6 +98,8 @@ def _check_size(recipe: Recipe, size_px: int, latents: dict[str, Any]) -> None:
     if size_px == final_size_px(recipe) and recipe.denoiser.sample_size != latents["latent_size"]:
         raise Refused(f"denoiser.sample_size is {recipe.denoiser.sample_size}, but the latents are {latents['latent_size']} wide")
     storage.require_model("text.model", recipe.text.model)
+    if recipe.text.tokenizer is not None:
+        storage.require_model("text.tokenizer", recipe.text.tokenizer)
     width = _text_width(_settings(recipe.text.model, recipe.text.subfolder))
     if width not in (None, recipe.text.width):
         raise Refused(f"text.width is {recipe.text.width}, but the features of {recipe.text.model} are {width} wide")
