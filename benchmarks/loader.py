@@ -18,6 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -169,12 +170,10 @@ def _write_ours(folder: str, shard: int, latents: np.ndarray) -> None:
         columns = {"key": keys, "shard": np.full(len(keys), shard, np.int32)} | given
         table = pa.table([pa.array(columns.get(field.name, [None] * len(keys)), field.type) for field in door], schema=door)
         sink = pa.BufferOutputStream()
-        plain = (
-            {"compression": "none", "use_dictionary": False, "write_statistics": False}
-            if directory.startswith("latents")
-            else {"compression": "zstd"}
-        )
-        pq.write_table(table, sink, row_group_size=GROUP_ROWS if directory.startswith("latents") else SHARD_ROWS, **plain)
+        how: dict[str, Any] = {"row_group_size": SHARD_ROWS, "compression": "zstd"}
+        if directory.startswith("latents"):  # as `encode` writes them
+            how = {"row_group_size": GROUP_ROWS, "compression": "none", "use_dictionary": False, "write_statistics": False}
+        pq.write_table(table, sink, **how)
         root.write(f"{directory}/{storage.shard_name(shard)}", sink.getvalue())
 
 
