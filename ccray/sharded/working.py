@@ -17,7 +17,8 @@ from ccray.interfaces import Batch, Worker
 from ccray.sharded.journal import WHY, Book, Work, careful
 
 WORK_LOG = "CCRAY_WORK_LOG"
-# What Ray Data appends to a message when it does not try again.
+# What Ray Data wraps a worker's error in, and what it appends to a message when it does not try again.
+WRAPPING = re.compile(r"\s+The above exception was the direct cause of the following exception:\s+\S*ray::[^\n]*\nray\.exceptions\.UserCodeException")
 ADVICE = re.compile(
     r"Failed to .+ after \d+/\d+ attempts \(total backoff|To change retry attempts, backoff|This looks like an AWS S3 permissions error"
 )
@@ -91,5 +92,6 @@ def to_table(batch: Batch, schema: pa.Schema) -> pa.Table:
 
 def reason_of(error: BaseException) -> str:
     """The last line of what went wrong in a worker, without Ray's frames and Ray Data's advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not ADVICE.match(line.strip())]
+    text = WRAPPING.split(str(error), maxsplit=1)[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not ADVICE.match(line.strip())]
     return lines[-1] if lines else type(error).__name__
