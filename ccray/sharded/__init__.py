@@ -12,6 +12,11 @@ A map may make several tables of the same rows (latents of several sizes): rows 
     working.py      a worker inside its actor or task            journal.py    rows that end their process are found and given up
     engines.py      vLLM as a step
     connecting.py   to a cluster, or one of this machine's own   progress.py   how far the rows have come, and what the rest will cost
+
+Beside the map, what training asks of Ray:
+
+    ranks.py        the group of ranks, fewer of them where a machine is lost, and its notices
+    texts.py        the text encoder on machines of its own      streaming.py  pictures encoded while training goes on
 """
 
 from ccray.sharded.connecting import connect, refuse_unshared_root
