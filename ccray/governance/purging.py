@@ -26,7 +26,7 @@ from ccray import schema, storage, takedowns
 from ccray.governance.holding import copies_in, dataset_tables, evaluated, rows_in
 from ccray.governance.matching import is_whole
 from ccray.schema import Reject
-from ccray.storage import MANIFEST, Root
+from ccray.storage import MANIFEST, Root, coding
 from ccray.takedowns import Takedowns
 
 DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # what a kill leaves of an atomic write
@@ -238,7 +238,7 @@ def _rewrite(root: Root, path: str, change: Change) -> None:
     sink = pa.BufferOutputStream()
     with ExitStack() as opened:
         file = opened.enter_context(pq.ParquetFile(root.path(path), filesystem=root.filesystem))
-        writer = opened.enter_context(pq.ParquetWriter(sink, file.schema_arrow, compression="zstd"))
+        writer = opened.enter_context(pq.ParquetWriter(sink, file.schema_arrow, **coding(file.schema_arrow)))
         for number in range(file.num_row_groups):
             part = change(file.read_row_group(number))
             if part.num_rows:

@@ -28,7 +28,6 @@ class Door:
     id_column: str  # unique, not null
     order: tuple[str, ...] = ()  # columns to sort by, nulls last; default: the id
     row_group_rows: int = 4096
-    plain: tuple[str, ...] = ()  # columns that nothing makes smaller (`Root.write_table`)
     prefix: str = ""  # of its columns' names, but the id and `shard`, in rows that are made for several doors
 
 
@@ -180,7 +179,7 @@ def _seal_shard(root: Root, place: str, doors: Sequence[Door], shard: int, expec
         if len(pc.unique(table.column(door.id_column))) < expected:  # doubles made it look complete
             return
         table = table.append_column("shard", pa.repeat(pa.scalar(shard, pa.int32()), table.num_rows))
-        seal(root, door.directory, shard, table, door.schema, door.id_column, door.row_group_rows, door.order, door.plain)
+        seal(root, door.directory, shard, table, door.schema, door.id_column, door.row_group_rows, door.order)
     root.delete(place)
 
 

@@ -23,7 +23,6 @@ NAME = "encode"
 DECODE_BYTES = 64 << 20  # of the pictures that one task cuts to the VAE's sizes
 MOST_DECODED = 64  # and their number: each batch is one reading of its shard
 ROW_GROUP_ROWS = 256  # a reader need not hold more of a shard
-PLAIN = ("latent_mean", "latent_std")  # a dictionary and zstd save 8 % of their bytes, and reading them takes nine times as long
 
 
 def run(recipe: Recipe, root: Root) -> dict[int, Manifest]:
@@ -68,7 +67,7 @@ def _encode(recipe: Recipe, root: Root, stages: dict[int, Stage], facts: dict[in
 def _doors(stages: dict[int, Stage], facts: dict[int, dict[str, Any]]) -> list[Door]:
     names = prefixes([*stages])
     return [
-        Door(stage.directory, file_schema(facts[size_px]), "key", row_group_rows=ROW_GROUP_ROWS, plain=PLAIN, prefix=names[size_px])
+        Door(stage.directory, file_schema(facts[size_px]), "key", row_group_rows=ROW_GROUP_ROWS, prefix=names[size_px])
         for size_px, stage in stages.items()
     ]
 

@@ -21,7 +21,7 @@ from ccray.storage.manifests import (
     state,
 )
 from ccray.storage.models import BUILT_IN, BUILT_IN_FOLDER, model_path, require_model, weights_digest
-from ccray.storage.root import Root
+from ccray.storage.root import Root, coding
 from ccray.storage.shards import check_rows, seal, sealed_shards, shard_name
 from ccray.storage.stages import CAPTIONS, INPUTS, Stage, caption_stage, encode_stage, imported_stage, inputs_of, stage_of, stages_of
 
@@ -41,6 +41,7 @@ __all__ = [
     "caption_stage",
     "caption_tables",
     "check_rows",
+    "coding",
     "difference",
     "encode_stage",
     "finished",

@@ -3,7 +3,6 @@
 import json
 import os
 import uuid
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ccray.interfaces import Refused
+from ccray.schema import PLAIN
 
 
 class Root:
@@ -151,16 +151,10 @@ class Root:
         """One Parquet file; `filters` (pyarrow's) skip whole row groups where statistics allow."""
         return pq.read_table(self.path(relative), columns=columns, filters=filters, filesystem=self.filesystem, partitioning=None)
 
-    def write_table(self, relative: str, table: pa.Table, row_group_rows: int = 4096, plain: Sequence[str] = ()) -> None:
-        """One Parquet file. Columns in `plain`, whose numbers nothing makes smaller, are written as they are: neither dictionary, compression nor
-        statistics."""
-        how: dict[str, Any] = {"compression": "zstd"}
-        if plain:
-            leaves = _leaves(table.schema)
-            coded = [leaf for leaf in leaves if leaf.partition(".")[0] not in plain]
-            how = {"compression": {leaf: "zstd" if leaf in coded else "none" for leaf in leaves}, "use_dictionary": coded, "write_statistics": coded}
+    def write_table(self, relative: str, table: pa.Table, row_group_rows: int = 4096) -> None:
+        """One Parquet file, written as `coding` says."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, row_group_size=row_group_rows, **how)
+        pq.write_table(table, sink, row_group_size=row_group_rows, **coding(table.schema))
         self.write(relative, sink.getvalue())
 
     def local(self, relative: str, cache: Path) -> Path:
@@ -178,6 +172,15 @@ class Root:
         """Put all files of a local folder below `relative`."""
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             self.write(f"{relative}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+def coding(columns: pa.Schema) -> dict[str, Any]:
+    """How a Parquet file of these columns is written, as pyarrow's writers take it: with zstd, those of `schema.PLAIN` as they are."""
+    if not set(columns.names) & set(PLAIN):
+        return {"compression": "zstd"}
+    leaves = _leaves(columns)
+    coded = [leaf for leaf in leaves if leaf.partition(".")[0] not in PLAIN]
+    return {"compression": {leaf: "zstd" if leaf in coded else "none" for leaf in leaves}, "use_dictionary": coded, "write_statistics": coded}
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

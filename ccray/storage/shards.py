@@ -27,12 +27,8 @@ def seal(
     id_column: str,
     row_group_rows: int = 4096,
     order: Sequence[str] = (),
-    plain: Sequence[str] = (),
 ) -> int:
-    """Drop doubles by id, sort by id (or by `order`, nulls last), cast to the door's schema and write a shard in one atomic step; the number of rows.
-
-    Columns in `plain` are written as they are (`Root.write_table`).
-    """
+    """Drop doubles by id, sort by id (or by `order`, nulls last), cast to the door's schema and write a shard in one atomic step; the number of rows."""
     table = table.select(schema.names).cast(schema).sort_by(id_column)
     ids = table.column(id_column).to_numpy()
     if len(ids) > 1:
@@ -40,7 +36,7 @@ def seal(
         table = table.filter(pa.array(keep))
     if order:
         table = table.sort_by([(name, "ascending") for name in order])
-    root.write_table(f"{directory}/{shard_name(shard)}", table.combine_chunks(), row_group_rows, plain)
+    root.write_table(f"{directory}/{shard_name(shard)}", table.combine_chunks(), row_group_rows)
     return table.num_rows
 
 

@@ -183,7 +183,7 @@ def latents_file(vae: str, photos: list[bytes], tmp_path: Path) -> Path:
     root, config = a_root(tmp_path, [*photos, b"no picture"]), settings(vae)
     answer = EncodeImages(config, threads=1)(loaded(root, len(photos) + 1, SIZES[:1]))
     table = pa.Table.from_arrays([pa.array([*answer[field.name]], field.type) for field in schema.LATENTS], schema=schema.LATENTS)
-    seal(root, "latents/x", 0, table, file_schema(vae_facts(config)), "key", encode.ROW_GROUP_ROWS, plain=encode.PLAIN)
+    seal(root, "latents/x", 0, table, file_schema(vae_facts(config)), "key", encode.ROW_GROUP_ROWS)
     return Path(root.path(f"latents/x/{shard_name(0)}"))
 
 

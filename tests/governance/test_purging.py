@@ -117,6 +117,9 @@ def test_after_a_purge_all_tables_agree(root: Root) -> None:
         keys = {one for table in tables.values() for one in table["key"].to_pylist()}
         assert keys == {key(number) for number in range(PICTURES) if number not in GONE}
     assert pq.read_schema(root.path(f"{LATENTS}/{shard_name(0)}")).metadata[b"vae"] == b"shapes-kl"
+    chunks = pq.read_metadata(root.path(f"{LATENTS}/{shard_name(0)}")).row_group(0).to_dict()["columns"]
+    how = {chunk["path_in_schema"].partition(".")[0]: (chunk["compression"], chunk["has_dictionary_page"]) for chunk in chunks}
+    assert {how[name] for name in schema.PLAIN} == {("UNCOMPRESSED", False)}, "as encode writes them"
     images = [root.read_table(f"images/{shard_name(shard)}") for shard in (0, 1)]
     assert [table.schema for table in images] == [schema.IMAGES] * 2
     assert sum(table.num_rows for table in images) == 26
