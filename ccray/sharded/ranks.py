@@ -5,8 +5,8 @@ Every start continues from the newest checkpoint on the shelf. Announced machine
 """
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ccray.training.shelf import Shelf
 # To reserve what the ranks need before asking anew. All of them: a machine that is only starting takes longer than the one minute of Ray. As many as
 # there are: for some seconds Ray counts a machine that has just died, asks for as many ranks as before and would wait for them.
 START_SECONDS, ELASTIC_START_SECONDS = "600", "20"
+PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 def fit(recipe: Recipe, root: Root, stage: Stage, work: Callable[[dict[str, Any]], None], settings: dict[str, Any], datasets: dict[str, Any]) -> None:
@@ -33,7 +34,6 @@ def fit(recipe: Recipe, root: Root, stage: Stage, work: Callable[[dict[str, Any]
         Failed: when ranks died more often than `max_failures`, or raised.
     """
     wanted = recipe.resources.train
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS if _least(wanted) == wanted.workers else ELASTIC_START_SECONDS)
     trainer = TorchTrainer(
         work,
         train_loop_config=settings,
@@ -49,10 +49,23 @@ def fit(recipe: Recipe, root: Root, stage: Stage, work: Callable[[dict[str, Any]
         datasets=datasets,
     )
     try:
-        trainer.fit()
+        with _patience(START_SECONDS if _least(wanted) == wanted.workers else ELASTIC_START_SECONDS):
+            trainer.fit()
     except TrainingFailedError as error:
         cause = next(iter(error.worker_failures.values()), error) if isinstance(error, WorkerGroupError) else error
         raise Failed(f"training stopped: {reason_of(cause)}; the newest checkpoint stays: run the same command again to continue from it") from error
+
+
+@contextmanager
+def _patience(seconds: str) -> Iterator[None]:
+    """How long Ray Train waits for machines, unless the environment says so already; of this run alone."""
+    before = os.environ.get(PATIENCE)
+    os.environ[PATIENCE] = before or seconds
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PATIENCE]
 
 
 def _least(wanted: TrainResources) -> int:
